@@ -1,0 +1,276 @@
+"""Typed configuration of a run: data classes with a unit and a source above every field.
+
+No logic beyond defaults, checks and the JSON form. Read `Config` first. The mains override single fields
+(`--config.llm.name=...`), which needs data classes that are not frozen; treat them as read-only everywhere else.
+An empty string or 0 means "not set" where a comment says so.
+"""
+
+import dataclasses
+import json
+from typing import Any
+
+from tokenrec_jax.types import ConfigError, Stage
+
+SOURCES = ("tokenrec", "interactions", "movielens-small", "movielens", "synthetic")
+TOKENIZER_KINDS = ("masked_vq", "residual_vq", "kmeans")
+OBJECTIVES = ("prompt", "dense")
+USER_TOKENS = ("learned", "folded", "none")
+LOSSES = ("pairwise", "softmax")
+
+
+@dataclasses.dataclass
+class DataConfig:
+    """Where interactions come from and how a history is cut."""
+
+    # One of SOURCES.
+    source: str = "synthetic"
+    # File or folder of the sources `tokenrec` and `interactions`; variant name of `movielens` (for example "1m").
+    # Empty for `tokenrec`: $TOKENREC_DATA/<name>.
+    path: str = ""
+    # Name of the data set in results and of its folder below $TOKENREC_DATA. Empty: derived from source and path.
+    name: str = ""
+    # Prepared ArrayRecord files go here. Empty: $TOKENREC_CACHE, else ~/.cache/tokenrec_jax.
+    cache_dir: str = ""
+    # Column names of an interactions file; timestamp, rating and title are optional: empty for none.
+    user_column: str = "user"
+    item_column: str = "item"
+    timestamp_column: str = ""
+    rating_column: str = ""
+    title_column: str = ""
+    # Interactions rated below are dropped (stars); needs a rating. 0 keeps all.
+    min_rating: float = 0.0
+    # k of the k-core filter: users and items with fewer interactions go, repeatedly. At least 3 are needed a user.
+    min_interactions: int = 0
+    # Seed of the `synthetic` source, apart from the run's, so that seeds share one data set.
+    synthetic_seed: int = 0
+    # Size of the `synthetic` source.
+    synthetic_users: int = 200
+    synthetic_items: int = 120
+    # Newest items of a history that the language model reads.
+    max_history: int = 20
+    # Histories are padded to the smallest of these lengths that holds them; one compilation each. The last one must
+    # be max_history. Empty: max_history alone.
+    history_buckets: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass
+class LightGCNConfig:
+    """Graph encoder and its pairwise loss. Source: LightGCN (He et al., 2020); TokenRec §IV-A."""
+
+    # Size of user and item vectors (TokenRec: 64).
+    embedding_dim: int = 64
+    # Propagation steps; 0 is matrix factorisation (TokenRec: 3).
+    num_layers: int = 3
+    # Weight of the squared norm of the layer-0 rows in a batch (LightGCN: 1e-4).
+    l2: float = 1e-4
+    # Standard deviation of the initial vectors (LightGCN: 0.1).
+    init_std: float = 0.1
+
+
+@dataclasses.dataclass
+class TokenizerConfig:
+    """Vector-quantized tokenizers, one for users and one for items. Source: TokenRec §IV-B."""
+
+    # One of TOKENIZER_KINDS.
+    kind: str = "masked_vq"
+    # Codebooks, which is tokens an id (K in the paper: 3).
+    num_books: int = 3
+    # Codes in a book (L in the paper: 256 or 512).
+    book_size: int = 256
+    # Probability that an input element is zeroed in training (rho in the paper: 0.2).
+    mask_ratio: float = 0.2
+    # Size of a code vector (paper: 512).
+    code_dim: int = 512
+    # Hidden sizes of the encoder MLPs, reversed in the decoder (paper: 128, 256).
+    hidden_dims: tuple[int, ...] = (128, 256)
+    # Dropout rate in the MLPs.
+    dropout: float = 0.0
+    # Weight of the codebook loss and of the commitment loss (beta; VQ-VAE: 0.25).
+    codebook_weight: float = 1.0
+    commitment_weight: float = 0.25
+    # Codes that won fewer than this share of 1 / book_size of the recent assignments are moved onto encoder outputs.
+    revival_threshold: float = 0.1
+    # Rows that k-means looks at when the books are initialised (whole table if smaller), and its iterations.
+    kmeans_rows: int = 20_000
+    kmeans_iterations: int = 20
+
+
+@dataclasses.dataclass
+class LLMConfig:
+    """Language model, what it reads and how its output becomes a query. Source: TokenRec §IV-C."""
+
+    # `scratch:<preset>` for random weights, a folder with Hugging Face files, or a hub id such as `t5-small`.
+    name: str = "scratch:compact"
+    # Hugging Face tokenizer: folder or hub id. Empty: the one of `name`; for `scratch:` a word-level one of our templates.
+    tokenizer: str = ""
+    # One of OBJECTIVES: one query a prompt (the paper) or one after each history item.
+    objective: str = "prompt"
+    # One of USER_TOKENS: codes of the learned user vector (the paper), of the folded-in history, or no user tokens.
+    user_tokens: str = "learned"
+    # Probability that the user tokens of a training example are left out.
+    user_token_dropout: float = 0.0
+    # Start the query from the fold-in of the history in item space (off in the paper).
+    fold_in: bool = False
+    # Initial weight of the unit fold-in vector in the query, in units of a logit.
+    fold_in_scale: float = 10.0
+    # Let item vectors of the retrieval loss move away from the graph encoder's by a learned residual.
+    item_residual: bool = False
+    # Add the projected collaborative embedding of an item to each of its code tokens at the input.
+    item_vectors_at_input: bool = False
+    # Initialise the added tokens from the code vectors (paper's idea, not its code); random otherwise.
+    init_from_codebooks: bool = True
+    # Hidden size of the projection head into item space (TokenRec: 256).
+    projection_dim: int = 256
+    # Dropout rate of the language model in training; negative: the checkpoint's own.
+    dropout: float = -1.0
+    # Type of activations: "float32" or "bfloat16"; parameters, softmax, norms and losses are always float32.
+    dtype: str = "float32"
+
+
+@dataclasses.dataclass
+class LossConfig:
+    """Retrieval loss of the stages LLM and JOINT. Source: TokenRec eq. 13 for `pairwise`."""
+
+    # One of LOSSES: cosine ranking against sampled negatives with a margin (the paper) or softmax over all items.
+    kind: str = "softmax"
+    # Divides cosine similarities in the softmax.
+    temperature: float = 0.07
+    # Margin of the pairwise loss, in cosine similarity (reference code: 0).
+    margin: float = 0.1
+    # Sampled negatives a position of the pairwise loss (TokenRec: 1).
+    num_negatives: int = 1
+    # Weights of the three terms in stage JOINT.
+    collaborative_weight: float = 1.0
+    tokenizer_weight: float = 1.0
+    retrieval_weight: float = 1.0
+
+
+@dataclasses.dataclass
+class StageConfig:
+    """Optimisation of one stage: AdamW with linear warm-up and cosine decay to zero."""
+
+    # Optimizer steps.
+    steps: int = 1000
+    # Examples a step, over all devices: interactions, table rows or histories.
+    batch_size: int = 512
+    # Peak learning rate.
+    learning_rate: float = 1e-3
+    # Decoupled weight decay on matrices; vectors, scales and biases have none.
+    weight_decay: float = 0.0
+    # Share of the steps that warm up linearly.
+    warmup: float = 0.05
+    # Decay to zero along a cosine after the warm-up; constant otherwise.
+    cosine_decay: bool = True
+    # Largest global norm of the gradient; 0 for no clipping.
+    clip_norm: float = 0.0
+
+
+@dataclasses.dataclass
+class TrainConfig:
+    """Training loop. `steps` and `batch_size` replace those of every stage when they are not 0."""
+
+    # Optimizer steps of every stage; 0: each stage's own.
+    steps: int = 0
+    # Examples a step in every stage; 0: each stage's own.
+    batch_size: int = 0
+    collaborative: StageConfig = dataclasses.field(
+        default_factory=lambda: StageConfig(steps=2000, batch_size=8192, learning_rate=5e-3, cosine_decay=False)
+    )
+    tokenizer: StageConfig = dataclasses.field(
+        default_factory=lambda: StageConfig(steps=2000, batch_size=512, learning_rate=1e-3, weight_decay=0.01)
+    )
+    llm: StageConfig = dataclasses.field(
+        default_factory=lambda: StageConfig(steps=5000, batch_size=128, learning_rate=1e-3, weight_decay=0.01)
+    )
+    joint: StageConfig = dataclasses.field(
+        default_factory=lambda: StageConfig(steps=5000, batch_size=128, learning_rate=1e-3, weight_decay=0.01)
+    )
+    # Steps between metric lines, between evaluations on the validation split (0: at the end of a stage only), and
+    # between checkpoints.
+    log_every: int = 50
+    eval_every: int = 500
+    checkpoint_every: int = 500
+    # Evaluations without a better validation NDCG@10 after which the stages LLM and JOINT stop; 0: never.
+    patience: int = 0
+    # In stage JOINT the code tables follow the moving tokenizers every so many steps.
+    refresh_codes_every: int = 200
+
+
+@dataclasses.dataclass
+class MeshConfig:
+    """Devices along each axis of the mesh; 0 along `data` takes all that the other two leave."""
+
+    data: int = 0
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclasses.dataclass
+class EvaluationConfig:
+    """Ranking of the full catalogue."""
+
+    # k of HR, NDCG, MRR, recall and coverage.
+    cutoffs: tuple[int, ...] = (5, 10, 20, 30)
+    # Users scored at once.
+    batch_size: int = 256
+    # Neighbours an item of the item-kNN baseline keeps; 0: all.
+    item_knn_neighbours: int = 0
+
+
+@dataclasses.dataclass
+class Config:
+    """Everything that decides a run; saved as config.json in its working directory."""
+
+    # Seed of initialisation, sampling, dropout and order of the data.
+    seed: int = 0
+    # Stages in the order in which they run; members of `Stage`.
+    stages: tuple[str, ...] = ("collaborative", "tokenizer", "llm")
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    lightgcn: LightGCNConfig = dataclasses.field(default_factory=LightGCNConfig)
+    tokenizer: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)
+    llm: LLMConfig = dataclasses.field(default_factory=LLMConfig)
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+
+    def stage(self, stage: Stage) -> StageConfig:
+        """Returns the optimisation of a stage, with the overrides of `train.steps` and `train.batch_size` applied."""
+        own: StageConfig = getattr(self.train, stage.value)
+        return dataclasses.replace(
+            own, steps=self.train.steps or own.steps, batch_size=self.train.batch_size or own.batch_size
+        )
+
+
+def to_json(config: Config) -> str:
+    """Returns the config as indented JSON with sorted keys."""
+    return json.dumps(dataclasses.asdict(config), indent=2, sort_keys=True) + "\n"
+
+
+def from_json(text: str) -> Config:
+    """Reads what `to_json` wrote.
+
+    Raises:
+      ConfigError: not JSON, or a field is unknown, missing or of another type.
+    """
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"not JSON: {error}") from None
+    return _build(Config, values, "config")
+
+
+def _build(cls: type, values: Any, where: str) -> Any:
+    """Returns `cls` made from nested dicts; lists become tuples, as JSON has none."""
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    if not isinstance(values, dict) or values.keys() != fields.keys():
+        odd = sorted(set(values) ^ set(fields)) if isinstance(values, dict) else values
+        raise ConfigError(f"{where}: unknown or missing fields {odd}; allowed are exactly {sorted(fields)}")
+    made = {}
+    for name, field in fields.items():
+        value = values[name]
+        if dataclasses.is_dataclass(field.type):
+            made[name] = _build(field.type, value, f"{where}.{name}")
+        else:
+            made[name] = tuple(value) if isinstance(value, list) else value
+    return cls(**made)
