@@ -174,7 +174,9 @@ class TrainConfig:
     # Examples a step in every stage; 0: each stage's own.
     batch_size: int = 0
     collaborative: StageConfig = dataclasses.field(
-        default_factory=lambda: StageConfig(steps=2000, batch_size=8192, learning_rate=5e-3, cosine_decay=False)
+        default_factory=lambda: StageConfig(
+            steps=2000, batch_size=8192, learning_rate=5e-3, cosine_decay=False
+        )
     )
     tokenizer: StageConfig = dataclasses.field(
         default_factory=lambda: StageConfig(steps=2000, batch_size=512, learning_rate=1e-3, weight_decay=0.01)
