@@ -16,6 +16,7 @@ TOKENIZER_KINDS = ("masked_vq", "residual_vq", "kmeans")
 OBJECTIVES = ("prompt", "dense")
 USER_TOKENS = ("learned", "folded", "none")
 LOSSES = ("pairwise", "softmax")
+DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass
@@ -85,6 +86,9 @@ class TokenizerConfig:
     hidden_dims: tuple[int, ...] = (128, 256)
     # Dropout rate in the MLPs.
     dropout: float = 0.0
+    # Let each encoder of `masked_vq` read its own share of the principal directions of the vectors, which makes the
+    # books differ; False: all read the whole vector (paper).
+    distinct_views: bool = True
     # Weight of the codebook loss and of the commitment loss (beta; VQ-VAE: 0.25).
     codebook_weight: float = 1.0
     commitment_weight: float = 0.25
@@ -276,3 +280,72 @@ def _build(cls: type, values: Any, where: str) -> Any:
         else:
             made[name] = tuple(value) if isinstance(value, list) else value
     return cls(**made)
+
+
+def validate(config: Config) -> None:
+    """Checks everything that can be known without the data.
+
+    Raises:
+      ConfigError: naming the field, the value and what is allowed.
+    """
+
+    def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+        if value not in allowed:
+            raise ConfigError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
+
+    def at_least(name: str, value: float, least: float) -> None:
+        if value < least:
+            raise ConfigError(f"{name} is {value}; allowed is {least} or more")
+
+    def share(name: str, value: float) -> None:
+        if not 0 <= value < 1:
+            raise ConfigError(f"{name} is {value}; allowed is 0 or more and below 1")
+
+    for stage in config.stages or ("",):
+        one_of("stages", stage, tuple(Stage))
+    order = [list(Stage).index(Stage(stage)) for stage in config.stages]
+    if order != sorted(set(order)):
+        raise ConfigError(f"stages is {config.stages}; allowed is each stage once, in the order {', '.join(Stage)}")
+    one_of("data.source", config.data.source, SOURCES)
+    one_of("tokenizer.kind", config.tokenizer.kind, TOKENIZER_KINDS)
+    one_of("llm.objective", config.llm.objective, OBJECTIVES)
+    one_of("llm.user_tokens", config.llm.user_tokens, USER_TOKENS)
+    one_of("llm.dtype", config.llm.dtype, DTYPES)
+    one_of("loss.kind", config.loss.kind, LOSSES)
+    if config.llm.objective == "dense" and config.llm.user_tokens == "folded":
+        raise ConfigError(
+            "llm.user_tokens is 'folded' with llm.objective 'dense': the user's tokens would know the later items; "
+            "allowed: learned, none"
+        )
+    at_least("data.max_history", config.data.max_history, 1)
+    buckets = config.data.history_buckets
+    if buckets and (list(buckets) != sorted(set(buckets)) or buckets[0] < 1 or buckets[-1] != config.data.max_history):
+        raise ConfigError(
+            f"data.history_buckets is {buckets}; allowed are ascending lengths that end with data.max_history = "
+            f"{config.data.max_history}"
+        )
+    at_least("data.min_interactions", config.data.min_interactions, 0)
+    at_least("lightgcn.num_layers", config.lightgcn.num_layers, 0)
+    at_least("lightgcn.embedding_dim", config.lightgcn.embedding_dim, 1)
+    at_least("tokenizer.num_books", config.tokenizer.num_books, 1)
+    at_least("tokenizer.book_size", config.tokenizer.book_size, 2)
+    share("tokenizer.mask_ratio", config.tokenizer.mask_ratio)
+    share("tokenizer.dropout", config.tokenizer.dropout)
+    share("llm.user_token_dropout", config.llm.user_token_dropout)
+    if config.llm.dropout >= 0:
+        share("llm.dropout", config.llm.dropout)
+    if config.loss.temperature <= 0:
+        raise ConfigError(f"loss.temperature is {config.loss.temperature}; allowed is above 0")
+    at_least("loss.num_negatives", config.loss.num_negatives, 1)
+    for name in Stage:
+        stage_config = config.stage(name)
+        at_least(f"train.{name}.steps", stage_config.steps, 1)
+        at_least(f"train.{name}.batch_size", stage_config.batch_size, 1)
+        if stage_config.learning_rate <= 0:
+            raise ConfigError(f"train.{name}.learning_rate is {stage_config.learning_rate}; allowed is above 0")
+    at_least("train.log_every", config.train.log_every, 1)
+    for axis in ("data", "fsdp", "tensor"):
+        at_least(f"mesh.{axis}", getattr(config.mesh, axis), 0 if axis == "data" else 1)
+    at_least("evaluation.batch_size", config.evaluation.batch_size, 1)
+    if 10 not in config.evaluation.cutoffs:
+        raise ConfigError(f"evaluation.cutoffs is {config.evaluation.cutoffs}; allowed are sets that hold 10")

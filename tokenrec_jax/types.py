@@ -31,6 +31,9 @@ from jaxtyping import Array, Bool, Int
 #: Fills the unused tail of histories, seen lists and targets. Never a valid id.
 PADDING = -1
 
+#: What a slot of a prompt template holds.
+SLOT_NONE, SLOT_USER, SLOT_HISTORY = 0, 1, 2
+
 
 class TokenRecError(Exception):
     """A failure that a user caused and can mend; its text is one line: what, where, what is allowed."""
@@ -117,6 +120,17 @@ class HistoryBatch:
 @no_type_check
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class TrainBatch:
+    """What one train step reads: one part for each loss term that its stage turns on, None for the others."""
+
+    pairs: PairBatch | None = None
+    rows: RowBatch | None = None
+    histories: HistoryBatch | None = None
+
+
+@no_type_check
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class EvaluationBatch:
     """Users to be ranked against the whole catalogue; rows that only fill the last batch have target `PADDING`.
 
@@ -151,30 +165,6 @@ class TopK:
 @no_type_check
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class BipartiteEdges:
-    """Normalised adjacency of the user-item graph, both directions, sorted by receiver.
-
-    Nodes are users first (0 .. users-1), then items; both counts are padded, so that the tables can be sharded and can
-    grow. Padded edges join the last node to itself with weight 0.
-
-    Attributes:
-      senders: node that a message comes from.
-      receivers: node that it goes to, ascending.
-      weights: 1 / sqrt(degree(sender) * degree(receiver)).
-      num_users: padded number of users (static).
-      num_items: padded number of items (static).
-    """
-
-    senders: Int[Array, " edges"]
-    receivers: Int[Array, " edges"]
-    weights: jax.Array
-    num_users: int = dataclasses.field(metadata={"static": True})
-    num_items: int = dataclasses.field(metadata={"static": True})
-
-
-@no_type_check
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
 class PromptTemplates:
     """Prompt templates as arrays, so that the device can assemble a prompt without a tokenizer.
 
@@ -183,12 +173,14 @@ class PromptTemplates:
     Attributes:
       text: token ids of the three texts, right-padded.
       text_length: how many of them count.
-      slot: what each slot holds: `SLOT_NONE`, `SLOT_USER` or `SLOT_HISTORY` of `data.prompts`.
+      slot: what each slot holds: `SLOT_NONE`, `SLOT_USER` or `SLOT_HISTORY`.
+      answer: token ids that the decoder reads, start token first; the query is read off the last of them.
     """
 
     text: Int[Array, "template 3 text"]
     text_length: Int[Array, "template 3"]
     slot: Int[Array, "template 2"]
+    answer: Int[Array, " answer"]
 
 
 @no_type_check
@@ -200,7 +192,9 @@ class Prompt:
     Attributes:
       tokens: vocabulary ids, right-padded with the pad token.
       mask: True where a token counts.
+      history_index: position in the history of the item that a token belongs to, `PADDING` for other tokens.
     """
 
     tokens: Int[Array, "batch length"]
     mask: Bool[Array, "batch length"]
+    history_index: Int[Array, "batch length"]

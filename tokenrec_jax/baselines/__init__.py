@@ -1,1 +1,5 @@
-"""TODO."""
+"""Recommenders to beat, on the same data, split and evaluator as the model.
+
+Each function takes what may be trained on, `interactions.without_last(2)`, or vectors trained on it, and
+returns a score function for `evaluation.evaluator.evaluate`.
+"""

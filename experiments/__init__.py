@@ -1,0 +1,1 @@
+"""Command-line programs: each a thin main over the package."""

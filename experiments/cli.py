@@ -1,0 +1,82 @@
+"""What all mains share: flags, one line and exit status 1 for every failure that a user can cause. Read `run`."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from logging import WARNING
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+from ml_collections.config_flags.config_flags import UnparsedFlagError
+
+from tokenrec_jax.config import Config, validate
+from tokenrec_jax.types import ConfigError, TokenRecError
+
+WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the run.")
+
+
+def define_config() -> Callable[[], Config]:
+    """Defines --config and returns the function that reads it, checked.
+
+    `--config=experiments/configs/lastfm.py:compact` passes "compact" to the file's get_config; single fields are
+    overridden as --config.train.batch_size=64.
+    """
+    holder = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
+
+    def read() -> Config:
+        config = holder.value
+        if config is None:
+            raise ConfigError("--config: not given; name a config file such as experiments/configs/quickstart.py")
+        if not isinstance(config, Config):
+            raise ConfigError(f"--config: {config}; give a Python file whose get_config returns a Config")
+        # A list on the command line comes as one string in a tuple: "a,b".
+        config.stages = tuple(part for stage in config.stages for part in stage.split(","))
+        validate(config)
+        return config
+
+    return read
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parses the flags, runs `main` and exits: 0, or 1 after one line on standard error."""
+    # Hosts of hubs are asked only for names that are not local; progress bars of libraries would break ours.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.INFO)
+    handler = logging.get_absl_handler()
+    handler.setFormatter(_Plain())
+    handler.addFilter(_ours_or_serious)
+    app.run(lambda _: sys.exit(guarded(main)), flags_parser=_parse)
+
+
+def guarded(main: Callable[[], None]) -> int:
+    """Runs `main` and returns the exit status; failures that a user can mend become one line."""
+    try:
+        main()
+    except TokenRecError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    try:
+        return flags.FLAGS(list(argv))
+    except (flags.Error, UnparsedFlagError, KeyError, ValueError, TypeError, OSError, AttributeError) as error:
+        print(f"error: command line: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _ours_or_serious(record) -> bool:
+    """Drops the chatter of libraries that log through absl too; their warnings stay."""
+    return record.levelno >= WARNING or any(part in record.pathname for part in _OUR_FOLDERS)
+
+
+_OUR_FOLDERS = tuple(f"{os.sep}{name}{os.sep}" for name in ("tokenrec_jax", "experiments"))
+
+
+class _Plain(logging.PythonFormatter):
+    """Log lines without file names: this is what users read."""
+
+    def format(self, record) -> str:
+        return f"[{self.formatTime(record, '%H:%M:%S')}] {record.getMessage()}"

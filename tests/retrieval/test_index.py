@@ -1,0 +1,71 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tokenrec_jax.retrieval.index import ItemIndex
+from tokenrec_jax.types import PADDING, ConfigError
+
+VECTORS = np.array([[1.0, 0.0], [0.0, 5.0], [3.0, 3.0], [0.0, 0.0]], np.float32)
+
+
+@pytest.mark.parametrize(("metric", "expected"), [("dot", [2, 0, 1, 3]), ("cosine", [0, 2, 1, 3])])
+def test_metric_decides_the_order(metric, expected):
+    index = ItemIndex.build(VECTORS, metric=metric)
+    result = index.search(jnp.array([[2.0, 0.1]]), k=5)
+    np.testing.assert_array_equal(result.ids, [[*expected, PADDING]])
+
+
+def test_cosine_scores_are_cosines_and_a_zero_vector_scores_zero():
+    index = ItemIndex.build(VECTORS, metric="cosine")
+    result = index.search(jnp.array([[7.0, 7.0], [0.0, 0.0]]), k=4)
+    np.testing.assert_allclose(result.scores[0], [1.0, 0.5**0.5, 0.5**0.5, 0.0], rtol=1e-6)
+    np.testing.assert_array_equal(result.scores[1], 0.0)
+    np.testing.assert_array_equal(result.ids, [[2, 0, 1, 3], [0, 1, 2, 3]])
+
+
+def test_rows_are_padded_and_never_returned():
+    index = ItemIndex.build(-np.ones((129, 2), np.float32), metric="dot")
+    assert index.vectors.shape == (256, 2)
+    assert int(index.num_items) == 129
+    # Padding rows score 0, all items -2.
+    ids = index.search(jnp.ones((1, 2)), k=130).ids
+    np.testing.assert_array_equal(ids, [[*range(129), PADDING]])
+
+
+def test_tables_that_are_padded_already():
+    index = ItemIndex.build(VECTORS, metric="dot", num_items=2)
+    np.testing.assert_array_equal(index.search(jnp.ones((1, 2)), k=3).ids, [[1, 0, PADDING]])
+    np.testing.assert_array_equal(index.vectors[2:], 0.0)
+
+
+def test_exclude():
+    index = ItemIndex.build(VECTORS, metric="dot")
+    result = index.search(jnp.ones((2, 2)), k=2, exclude=jnp.array([[2, 1], [0, PADDING]]))
+    np.testing.assert_array_equal(result.ids, [[0, 3], [2, 1]])
+
+
+def test_score_agrees_with_search():
+    rng = np.random.default_rng(1)
+    index = ItemIndex.build(rng.normal(size=(30, 4)).astype(np.float32), metric="cosine")
+    queries = jnp.asarray(rng.normal(size=(5, 4)).astype(np.float32))
+    found = index.search(queries, k=3)
+    np.testing.assert_allclose(
+        np.take_along_axis(np.asarray(index.score(queries)), np.asarray(found.ids), axis=1),
+        found.scores,
+        rtol=1e-6,
+    )
+
+
+def test_an_index_is_a_pytree_and_needs_no_implicit_copy():
+    with jax.transfer_guard("disallow"):
+        index = ItemIndex.build(VECTORS, metric="cosine")
+        queries = jax.device_put(np.ones((1, 2), np.float32))
+        ids = jax.jit(lambda index, queries: index.search(queries, k=1).ids)(index, queries)
+    assert jax.device_get(ids).tolist() == [[2]]
+
+
+@pytest.mark.parametrize("num_items", [-1, 5])
+def test_num_items_out_of_range(num_items):
+    with pytest.raises(ConfigError, match=f"num_items: got {num_items}"):
+        ItemIndex.build(VECTORS, metric="dot", num_items=num_items)

@@ -1,0 +1,102 @@
+"""What readers and writers of data files share: text with line numbers, hashes, folders that appear whole.
+
+Nothing here knows what a file means. Read `new_folder` first: it is why a failure leaves nothing
+half-written.
+"""
+
+import codecs
+import contextlib
+import hashlib
+import os
+import pathlib
+import secrets
+import shutil
+from collections.abc import Iterator
+
+from tokenrec_jax.types import DataError
+
+_BLOCK = 1 << 24
+
+
+@contextlib.contextmanager
+def new_folder(target: pathlib.Path, *, replace: bool = False) -> Iterator[pathlib.Path]:
+    """Yields a temporary folder beside `target` that becomes `target` when the block ends without an error.
+
+    Whatever happens, `target` is either as it was or complete, and the temporary folder is gone.
+
+    Args:
+      target: the folder to make; its parents are made too.
+      replace: what to do when the target holds something at the end: replace it, or keep it and drop the new
+        one, as is right where two processes make the same thing at once.
+
+    Raises:
+      OSError: the parent cannot be written.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.parent / f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    outdated = temporary.with_suffix(".old")
+    temporary.mkdir()
+    try:
+        yield temporary
+        if replace and target.exists():
+            target.rename(outdated)
+        try:
+            temporary.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(outdated, ignore_errors=True)
+
+
+def require_file(path: pathlib.Path, *, advice: str) -> pathlib.Path:
+    """Returns `path` if it is a file.
+
+    Raises:
+      DataError: it is not; ends with `advice`.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: {'is not a file' if path.exists() else 'no such file'}; {advice}")
+    return path
+
+
+def require_utf8(path: pathlib.Path) -> None:
+    """Checks that a file is UTF-8 throughout, block by block.
+
+    Raises:
+      DataError: it is not; names the first line that is not.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    line = 1
+    with path.open("rb") as file:
+        while True:
+            block = file.read(_BLOCK)
+            # Bytes of a character that the previous block began: they hold no line feed.
+            pending = len(decoder.getstate()[0])
+            try:
+                decoder.decode(block, final=not block)
+            except UnicodeDecodeError as error:
+                line += block[: max(error.start - pending, 0)].count(b"\n")
+                raise DataError(f"{path}:{line}: not UTF-8; save the file as UTF-8 text") from None
+            if not block:
+                return
+            line += block.count(b"\n")
+
+
+def read_lines(path: pathlib.Path) -> list[str]:
+    """Returns the lines of a UTF-8 file without their line ends.
+
+    Raises:
+      DataError: not UTF-8.
+    """
+    require_utf8(path)
+    # Only "\n" and "\r\n" end a line; str.splitlines would also cut at characters that may stand in a title.
+    lines = path.read_text(encoding="utf-8-sig").split("\n")
+    return lines if lines[-1] else lines[:-1]
+
+
+def content_hash(path: pathlib.Path) -> str:
+    """Returns the SHA-256 of a file, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,71 @@
+"""What the rest of the package may ask of a language model, whatever its family.
+
+Prompts arrive as embeddings, not as token ids, because the caller may add vectors to some of them; what comes
+back is hidden states, not text. Token ids, templates and codes are the business of `data/prompts.py` and
+`models/tokenrec.py`.
+"""
+
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Array, Bool, Float, Int, Key
+
+
+class LanguageModelConfig(Protocol):
+    """Shape of a model: a frozen data class with a Hugging Face form."""
+
+    @classmethod
+    def from_hf(cls, values: dict[str, Any]) -> "LanguageModelConfig":
+        """Reads the dict of a config.json; raises `ConfigError` on what the family does not know."""
+        ...
+
+    def to_hf(self) -> dict[str, Any]:
+        """Returns a dict from which transformers builds the same model."""
+        ...
+
+
+@runtime_checkable
+class LanguageModel(Protocol):
+    """A family of models as seen by `models/tokenrec.py`; `T5` is the first one.
+
+    In a decoder-only family `hidden_states` appends the query embeddings to the prompt and returns the states
+    there.
+    """
+
+    @property
+    def hidden_size(self) -> int:
+        """Size of embeddings and hidden states."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the token embedding."""
+        ...
+
+    def embed(self, tokens: Int[Array, "*shape"]) -> Float[Array, "*shape model"]:
+        """Returns the input embedding of each token."""
+        ...
+
+    def hidden_states(
+        self,
+        inputs_embeds: Float[Array, "batch length model"],
+        mask: Bool[Array, "batch length"],
+        *,
+        query_embeds: Float[Array, "batch position model"],
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "batch position model"]:
+        """Reads a prompt (True in `mask`: counts) and returns one hidden state for each query embedding.
+
+        Position p sees the whole prompt and the queries 0 .. p, never a later query. No dropout if `key` is
+        None.
+        """
+        ...
+
+    def extend_vocabulary(
+        self,
+        num_rows: int,
+        *,
+        key: Key[Array, ""],
+        vectors: Float[Array, "rows model"] | None = None,
+    ) -> None:
+        """Grows the token embedding, in place, to at least `num_rows` rows; the old rows stay."""
+        ...

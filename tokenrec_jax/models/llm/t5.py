@@ -1,0 +1,309 @@
+"""T5 and T5 v1.1, an encoder-decoder with relative positions and a vocabulary that can grow.
+
+Read `T5` first. Its parts are in `t5_layers.py`, its shape in `t5_config.py`, pretrained weights come through
+`hf_weights.py`. No text generation and no loss here.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from tokenrec_jax.models.llm.t5_config import T5Config
+from tokenrec_jax.models.llm.t5_layers import (
+    Attention,
+    FeedForward,
+    RelativeBias,
+    RMSNorm,
+    dropout,
+    mask_bias,
+    split_key,
+)
+
+#: The vocabulary grows to multiples of this, so that its matrix fills the tiles of TPUs and can be sharded.
+VOCABULARY_MULTIPLE = 128
+
+_SelfBiases = tuple[Float[Array, "#batch #head #position position"], ...]
+_CrossBiases = tuple[Float[Array, "batch 1 1 length"], ...]
+
+
+class T5(nnx.Module):
+    """Encoder, decoder and one token embedding for both; a `LanguageModel`.
+
+    Initial weights are T5's own, which replace the usual 1 / sqrt(head_dim) of attention scores: see
+    `Attention`.
+
+    Source: Raffel et al., 2020.
+
+    Attributes:
+      config: shape of the model; follows `extend_vocabulary`.
+      dtype: type of activations. Parameters, scores, softmax, norms and logits are float32.
+      token_embedding: [vocabulary, model].
+      lm_head: [vocabulary, model], or None if the token embedding is used instead.
+      encoder: stack that reads the prompt.
+      decoder: causal stack that also attends to the encoder.
+    """
+
+    def __init__(
+        self, config: T5Config, *, rngs: nnx.Rngs, dtype: Any = jnp.float32, dropout_rate: float | None = None
+    ):
+        if dropout_rate is not None:
+            config = dataclasses.replace(config, dropout_rate=dropout_rate)
+        self.config = config
+        self.dtype = jnp.dtype(dtype)
+        shape = (config.vocab_size, config.model_dim)
+
+        def table() -> nnx.Param:
+            return nnx.Param(config.initializer_factor * jax.random.normal(rngs.params(), shape))
+
+        self.token_embedding = table()
+        self.lm_head = None if config.tied_head else table()
+        self.encoder = T5Stack(config, is_decoder=False, rngs=rngs, dtype=self.dtype)
+        self.decoder = T5Stack(config, is_decoder=True, rngs=rngs, dtype=self.dtype)
+
+    @property
+    def hidden_size(self) -> int:
+        """Size of embeddings and hidden states."""
+        return self.config.model_dim
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the token embedding."""
+        return self.config.vocab_size
+
+    def embed(self, tokens: Int[Array, "*shape"]) -> Float[Array, "*shape model"]:
+        """Returns the input embedding of each token."""
+        return self.token_embedding[...][tokens].astype(self.dtype)
+
+    def encode(
+        self,
+        inputs_embeds: Float[Array, "batch length model"],
+        mask: Bool[Array, "batch length"],
+        *,
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "batch length model"]:
+        """Returns the encoder's hidden states; those at positions that are False in `mask` mean nothing.
+
+        Args:
+          inputs_embeds: what `embed` returns, possibly with more added.
+          mask: True where a position counts.
+          key: dropout key, or None for no dropout.
+        """
+        with jax.named_scope("t5_encoder"):
+            return self.encoder(inputs_embeds.astype(self.dtype), mask=mask, key=key)
+
+    def decode(
+        self,
+        inputs_embeds: Float[Array, "batch position model"],
+        *,
+        encoder_hidden: Float[Array, "batch length model"],
+        encoder_mask: Bool[Array, "batch length"],
+        mask: Bool[Array, "batch position"] | None = None,
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "batch position model"]:
+        """Returns the decoder's hidden states; position p sees positions 0 .. p and the whole encoder.
+
+        Args:
+          inputs_embeds: embeddings of the decoder's tokens.
+          encoder_hidden: what `encode` returned.
+          encoder_mask: the mask that it was given.
+          mask: True where a decoder position counts; None: all do.
+          key: dropout key, or None for no dropout.
+        """
+        with jax.named_scope("t5_decoder"):
+            return self.decoder(
+                inputs_embeds.astype(self.dtype),
+                mask=mask,
+                encoder_hidden=encoder_hidden.astype(self.dtype),
+                encoder_mask=encoder_mask,
+                key=key,
+            )
+
+    def hidden_states(
+        self,
+        inputs_embeds: Float[Array, "batch length model"],
+        mask: Bool[Array, "batch length"],
+        *,
+        query_embeds: Float[Array, "batch position model"],
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "batch position model"]:
+        """Encodes a prompt and decodes `query_embeds`: `encode`, then `decode`."""
+        encoder_key, decoder_key = split_key(key, 2)
+        hidden = self.encode(inputs_embeds, mask, key=encoder_key)
+        return self.decode(query_embeds, encoder_hidden=hidden, encoder_mask=mask, key=decoder_key)
+
+    def logits(
+        self, hidden: Float[Array, "batch position model"]
+    ) -> Float[Array, "batch position vocabulary"]:
+        """Returns the score of each token after each decoder position, float32."""
+        head = self.token_embedding if self.lm_head is None else self.lm_head
+        if self.config.scale_logits:
+            hidden = hidden * self.config.model_dim**-0.5
+        weights = head[...].astype(self.dtype)
+        return jnp.einsum("bpm,vm->bpv", hidden, weights, preferred_element_type=jnp.float32)
+
+    def __call__(
+        self,
+        input_ids: Int[Array, "batch length"],
+        attention_mask: Bool[Array, "batch length"] | None = None,
+        *,
+        decoder_input_ids: Int[Array, "batch position"],
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "batch position model"]:
+        """Returns the decoder's last hidden states for token ids; `attention_mask` None: all count."""
+        if attention_mask is None:
+            attention_mask = jnp.ones(input_ids.shape, bool)
+        queries = self.embed(decoder_input_ids)
+        return self.hidden_states(self.embed(input_ids), attention_mask, query_embeds=queries, key=key)
+
+    def extend_vocabulary(
+        self,
+        num_rows: int,
+        *,
+        key: Key[Array, ""],
+        vectors: Float[Array, "rows model"] | None = None,
+    ) -> None:
+        """Grows the token embedding and an untied head, in place, to at least `num_rows` rows.
+
+        The old rows stay. The number of rows becomes a multiple of `VOCABULARY_MULTIPLE`. New rows are drawn
+        from a normal distribution around 0 with the standard deviation of the old ones, so that new tokens
+        enter as loud as known ones.
+
+        Args:
+          num_rows: rows that are needed, old ones included.
+          key: random key of the new rows.
+          vectors: values of the first new rows of the token embedding, instead of drawn ones.
+
+        Raises:
+          ValueError: more `vectors` than new rows.
+        """
+        old_rows = self.config.vocab_size
+        needed = max(num_rows, old_rows)
+        rows = -(-needed // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+        if vectors is not None and len(vectors) > rows - old_rows:
+            raise ValueError(f"vectors has {len(vectors)} rows; allowed: at most {rows - old_rows} new ones")
+        embedding_key, head_key = jax.random.split(key)
+        embedding = _with_rows(self.token_embedding[...], rows, key=embedding_key)
+        if vectors is not None:
+            embedding = embedding.at[old_rows : old_rows + len(vectors)].set(vectors.astype(embedding.dtype))
+        self.token_embedding = nnx.Param(embedding)
+        if self.lm_head is not None:
+            self.lm_head = nnx.Param(_with_rows(self.lm_head[...], rows, key=head_key))
+        self.config = dataclasses.replace(self.config, vocab_size=rows)
+
+
+class T5Stack(nnx.Module):
+    """Pre-norm layers with residuals that share one relative position bias; the encoder or the decoder."""
+
+    def __init__(self, config: T5Config, *, is_decoder: bool, rngs: nnx.Rngs, dtype: Any):
+        factor = config.initializer_factor
+        self.is_decoder = is_decoder
+        self.dropout_rate = config.dropout_rate
+        self.relative_bias = RelativeBias(
+            config.num_heads,
+            num_buckets=config.num_buckets,
+            max_distance=config.max_distance,
+            std=factor * config.model_dim**-0.5,
+            rngs=rngs,
+        )
+        num_layers = config.num_decoder_layers if is_decoder else config.num_encoder_layers
+        self.layers = nnx.List(
+            [T5Layer(config, is_decoder=is_decoder, rngs=rngs, dtype=dtype) for _ in range(num_layers)]
+        )
+        self.final_norm = RMSNorm(config.model_dim, epsilon=config.norm_epsilon, scale=factor)
+
+    def __call__(
+        self,
+        inputs_embeds: Float[Array, "batch position model"],
+        *,
+        mask: Bool[Array, "batch position"] | None,
+        encoder_hidden: Float[Array, "batch length model"] | None = None,
+        encoder_mask: Bool[Array, "batch length"] | None = None,
+        key: Key[Array, ""] | None,
+    ) -> Float[Array, "batch position model"]:
+        """Returns the normed hidden states; `encoder_hidden` and `encoder_mask` are for the decoder only."""
+        first_key, last_key, *layer_keys = split_key(key, 2 + len(self.layers))
+        biases: _SelfBiases = (self.relative_bias(inputs_embeds.shape[1], causal=self.is_decoder),)
+        if mask is not None:
+            biases += (mask_bias(mask),)
+        cross_biases: _CrossBiases = () if encoder_mask is None else (mask_bias(encoder_mask),)
+        hidden = dropout(inputs_embeds, rate=self.dropout_rate, key=first_key)
+        for layer, layer_key in zip(self.layers, layer_keys, strict=True):
+            hidden = layer(
+                hidden, biases=biases, encoder_hidden=encoder_hidden, cross_biases=cross_biases, key=layer_key
+            )
+        return dropout(self.final_norm(hidden), rate=self.dropout_rate, key=last_key)
+
+
+class T5Layer(nnx.Module):
+    """Self-attention, in the decoder cross-attention, and feed-forward: x + dropout(part(norm(x))) each."""
+
+    def __init__(self, config: T5Config, *, is_decoder: bool, rngs: nnx.Rngs, dtype: Any):
+        factor = config.initializer_factor
+
+        def norm() -> RMSNorm:
+            return RMSNorm(config.model_dim, epsilon=config.norm_epsilon, scale=factor)
+
+        def attention() -> Attention:
+            return Attention(
+                config.model_dim,
+                num_heads=config.num_heads,
+                head_dim=config.head_dim,
+                factor=factor,
+                rngs=rngs,
+                dtype=dtype,
+            )
+
+        self.dropout_rate = config.dropout_rate
+        self.self_attention_norm = norm()
+        self.self_attention = attention()
+        self.cross_attention_norm = norm() if is_decoder else None
+        self.cross_attention = attention() if is_decoder else None
+        self.feed_forward_norm = norm()
+        self.feed_forward = FeedForward(
+            config.model_dim,
+            hidden_dim=config.feed_forward_dim,
+            gated=config.gated,
+            factor=factor,
+            rngs=rngs,
+            dtype=dtype,
+        )
+
+    def __call__(
+        self,
+        hidden: Float[Array, "batch position model"],
+        *,
+        biases: _SelfBiases,
+        encoder_hidden: Float[Array, "batch length model"] | None,
+        cross_biases: _CrossBiases,
+        key: Key[Array, ""] | None,
+    ) -> Float[Array, "batch position model"]:
+        """Returns the hidden states after this layer."""
+        rate = self.dropout_rate
+        keys = split_key(key, 6)
+        normed = self.self_attention_norm(hidden)
+        out = self.self_attention(normed, source=normed, biases=biases, rate=rate, key=keys[0])
+        hidden = hidden + dropout(out, rate=rate, key=keys[1])
+        if (
+            self.cross_attention is not None
+            and self.cross_attention_norm is not None
+            and encoder_hidden is not None
+        ):
+            normed = self.cross_attention_norm(hidden)
+            out = self.cross_attention(
+                normed, source=encoder_hidden, biases=cross_biases, rate=rate, key=keys[2]
+            )
+            hidden = hidden + dropout(out, rate=rate, key=keys[3])
+        out = self.feed_forward(self.feed_forward_norm(hidden), rate=rate, key=keys[4])
+        return hidden + dropout(out, rate=rate, key=keys[5])
+
+
+def _with_rows(
+    table: Float[Array, "old model"], rows: int, *, key: Key[Array, ""]
+) -> Float[Array, "new model"]:
+    """Returns the table with drawn rows below it, `rows` in all."""
+    shape = (rows - table.shape[0], table.shape[1])
+    return jnp.concatenate([table, jnp.std(table) * jax.random.normal(key, shape, table.dtype)])

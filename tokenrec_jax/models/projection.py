@@ -1,0 +1,76 @@
+"""From hidden states to queries: the projection head, the fold-in of a history and the item space they meet in.
+
+Read `QueryHead.queries`. Retrieval itself, which knows only vectors, is in `retrieval/`.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from tokenrec_jax.config import Config
+from tokenrec_jax.numerics import normalize
+from tokenrec_jax.types import PADDING
+
+
+def fold_in(
+    history: Int[Array, "batch history"],
+    *,
+    item_vectors: Float[Array, "items emb"],
+    inverse_sqrt_degree: Float[Array, " items"],
+) -> Float[Array, "batch history emb"]:
+    """Returns the user vector after each item of a history: one step of graph propagation from the items alone.
+
+    Entry t is (sum over j <= t of z_j / sqrt(degree_j)) / sqrt(t + 1). Padding adds nothing, so that the last entry of
+    a row is that of its whole history up to the factor of its padded length.
+
+    Source: the propagation rule of LightGCN (He et al., 2020, eq. 3) for a user outside of the graph.
+    """
+    index = jnp.maximum(history, 0)
+    weight = jnp.where(history == PADDING, 0.0, inverse_sqrt_degree[index])
+    total = jnp.cumsum(item_vectors[index] * weight[..., None], axis=1)
+    count = jnp.maximum(jnp.cumsum(history != PADDING, axis=1), 1)
+    return total * jax.lax.rsqrt(count.astype(total.dtype))[..., None]
+
+
+class QueryHead(nnx.Module):
+    """Projects hidden states into the item space and, by config, lets both sides start from the graph.
+
+    Differs: TokenRec's query is the projection alone and its item vectors are frozen. With `llm.fold_in` the query is
+    unit(projection) / temperature + scale * unit(fold-in), still one vector; with `llm.item_residual` an item is
+    unit(unit(z) + learned residual).
+    """
+
+    def __init__(self, config: Config, *, hidden_size: int, num_items: int, rngs: nnx.Rngs):
+        """Makes a two-layer projection hidden_size -> llm.projection_dim -> lightgcn.embedding_dim."""
+        dim = config.lightgcn.embedding_dim
+        self.hidden = nnx.Linear(hidden_size, config.llm.projection_dim, rngs=rngs)
+        self.output = nnx.Linear(config.llm.projection_dim, dim, rngs=rngs)
+        self.temperature = config.loss.temperature
+        if config.llm.fold_in:
+            self.fold_in_scale = nnx.Param(jnp.array(config.llm.fold_in_scale, jnp.float32))
+        if config.llm.item_residual:
+            self.item_residual = nnx.Param(jnp.zeros((num_items, dim)))
+        if config.llm.item_vectors_at_input:
+            self.input = nnx.Linear(dim, hidden_size, use_bias=False, rngs=rngs)
+
+    def item_space(self, item_vectors: Float[Array, "items emb"]) -> Float[Array, "items emb"]:
+        """Returns the unit vectors that queries are matched against."""
+        space = normalize(item_vectors)
+        return normalize(space + self.item_residual[...]) if hasattr(self, "item_residual") else space
+
+    def queries(
+        self, hidden: Float[Array, "batch position model"], folded: Float[Array, "batch position emb"]
+    ) -> Float[Array, "batch position emb"]:
+        """Returns queries whose dot product with `item_space` is the logit of an item.
+
+        Args:
+          hidden: final hidden state at each supervised position.
+          folded: fold-in of the history up to each of them; read only with `llm.fold_in`.
+        """
+        with jax.named_scope("query_head"):
+            projected = self.output(nnx.gelu(self.hidden(hidden.astype(jnp.float32))))
+            query = normalize(projected) / self.temperature
+            if hasattr(self, "fold_in_scale"):
+                query = query + self.fold_in_scale[...] * normalize(folded)
+            return query

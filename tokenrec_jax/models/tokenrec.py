@@ -1,0 +1,272 @@
+"""TokenRec: graph encoder, two tokenizers, language model and query head as one module. Read `TokenRec.queries`.
+
+What is trained when, and with which loss, is in `training/`. Top-level attributes name the parameter groups:
+`collaborative`, `user_tokenizer`, `item_tokenizer`, `llm`, `head`; `tables` holds what was computed and is not trained.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import jraph
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from tokenrec_jax.config import Config
+from tokenrec_jax.models.buffer import Buffer
+from tokenrec_jax.models.lightgcn import LightGCN, propagate
+from tokenrec_jax.models.llm.t5 import T5
+from tokenrec_jax.models.projection import QueryHead, fold_in
+from tokenrec_jax.models.prompting import (
+    assemble_prompt,
+    code_tokens,
+    history_lengths,
+    prompt_length,
+)
+from tokenrec_jax.models.tokenizer import build_tokenizer
+from tokenrec_jax.types import PADDING, PromptTemplates
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelShape:
+    """Sizes that come from the data and the vocabulary rather than from the config.
+
+    Attributes:
+      num_users: users of the data set.
+      num_items: items of the data set.
+      user_rows: padded rows of the user tables.
+      item_rows: padded rows of the item tables.
+      first_user_token: vocabulary id of user book 0, code 0.
+      first_item_token: vocabulary id of item book 0, code 0.
+      pad_token: fills prompts.
+      num_text_tokens: text tokens of the longest template.
+    """
+
+    num_users: int
+    num_items: int
+    user_rows: int
+    item_rows: int
+    first_user_token: int
+    first_item_token: int
+    pad_token: int
+    num_text_tokens: int
+
+
+class Tables(nnx.Module):
+    """Arrays that stages hand to later stages; one row a user or an item, padded rows at the end.
+
+    Attributes:
+      user_vectors, item_vectors: collaborative embeddings, frozen when the stage COLLABORATIVE ended.
+      user_codes, item_codes: their codes.
+      inverse_sqrt_degree: weight of an item in a fold-in.
+      text, text_length, slot, answer: the prompt templates, see `PromptTemplates`. The last template is the unseen one.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        shape: ModelShape,
+        templates: PromptTemplates,
+        inverse_sqrt_degree: Float[Array, " items"],
+    ):
+        """Makes empty tables around the given constants."""
+        dim, books = config.lightgcn.embedding_dim, config.tokenizer.num_books
+        self.user_vectors = Buffer(jnp.zeros((shape.user_rows, dim)))
+        self.item_vectors = Buffer(jnp.zeros((shape.item_rows, dim)))
+        self.user_codes = Buffer(jnp.zeros((shape.user_rows, books), jnp.int32))
+        self.item_codes = Buffer(jnp.zeros((shape.item_rows, books), jnp.int32))
+        self.inverse_sqrt_degree = Buffer(jnp.asarray(inverse_sqrt_degree))
+        self.text = Buffer(jnp.asarray(templates.text))
+        self.text_length = Buffer(jnp.asarray(templates.text_length))
+        self.slot = Buffer(jnp.asarray(templates.slot))
+        self.answer = Buffer(jnp.asarray(templates.answer))
+
+    @property
+    def templates(self) -> PromptTemplates:
+        """The prompt templates as one object."""
+        return PromptTemplates(
+            text=self.text[...],
+            text_length=self.text_length[...],
+            slot=self.slot[...],
+            answer=self.answer[...],
+        )
+
+
+class TokenRec(nnx.Module):
+    """The composite model."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        shape: ModelShape,
+        llm: T5,
+        templates: PromptTemplates,
+        inverse_sqrt_degree: Float[Array, " items"],
+        rngs: nnx.Rngs,
+    ):
+        """Composes the parts; `llm` has room for all code tokens already."""
+        self.config = config
+        self.shape = shape
+        dim = config.lightgcn.embedding_dim
+        self.collaborative = LightGCN(
+            config.lightgcn, num_users=shape.user_rows, num_items=shape.item_rows, rngs=rngs
+        )
+        self.user_tokenizer = build_tokenizer(config.tokenizer, dim=dim, rngs=rngs)
+        self.item_tokenizer = build_tokenizer(config.tokenizer, dim=dim, rngs=rngs)
+        self.llm = llm
+        self.head = QueryHead(config, hidden_size=llm.hidden_size, num_items=shape.item_rows, rngs=rngs)
+        self.tables = Tables(
+            config, shape=shape, templates=templates, inverse_sqrt_degree=inverse_sqrt_degree
+        )
+
+    def queries(
+        self,
+        *,
+        user: Int[Array, " batch"],
+        history: Int[Array, "batch history"],
+        template: Int[Array, " batch"],
+        item_vectors: Float[Array, "items emb"] | None = None,
+        key: jax.Array | None = None,
+    ) -> Float[Array, "batch position emb"]:
+        """Returns the query at every supervised position: one (objective "prompt") or one an item ("dense").
+
+        Args:
+          user: user ids; read only when user tokens are learned.
+          history: item ids, oldest first, right-padded with `PADDING`.
+          template: index of the prompt template of each row.
+          item_vectors: collaborative embeddings of the items; None takes the frozen ones.
+          key: decides dropout; None switches it off.
+        """
+        vectors = self.tables.item_vectors[...] if item_vectors is None else item_vectors
+        folded = fold_in(
+            history, item_vectors=vectors, inverse_sqrt_degree=self.tables.inverse_sqrt_degree[...]
+        )
+        drop_key, llm_key = (None, None) if key is None else jax.random.split(key)
+        with jax.named_scope("llm"):
+            if self.config.llm.objective == "dense":
+                hidden = self._dense_hidden(
+                    user, history, template, vectors, drop_key=drop_key, llm_key=llm_key
+                )
+            else:
+                hidden = self._prompt_hidden(
+                    user, history, template, vectors, folded[:, -1], drop_key=drop_key, llm_key=llm_key
+                )
+                folded = folded[:, -1:]
+        return self.head.queries(hidden, folded)
+
+    def _prompt_hidden(self, user, history, template, vectors, folded, *, drop_key, llm_key):
+        """Returns hidden states [batch, 1, model]: user and history in the prompt, a fixed answer in the decoder."""
+        books = self.config.tokenizer.num_books
+        user_tokens = self._user_tokens(user, folded)
+        prompt = assemble_prompt(
+            self.tables.templates,
+            template=template,
+            user_tokens=user_tokens,
+            use_user=self._use_user(user.shape[0], drop_key),
+            history_tokens=self._item_tokens(history),
+            history_length=history_lengths(history),
+            length=prompt_length(
+                num_text_tokens=self.shape.num_text_tokens,
+                num_user_tokens=user_tokens.shape[1],
+                num_history_tokens=history.shape[1] * books,
+            ),
+            pad_token=self.shape.pad_token,
+        )
+        embedded = self.llm.embed(prompt.tokens)
+        if self.config.llm.item_vectors_at_input:
+            # One row a history position, then each of the item's tokens picks its own; other tokens get nothing.
+            projected = self._projected_items(history, vectors)
+            index = jnp.maximum(prompt.history_index, 0)[..., None]
+            picked = jnp.take_along_axis(projected, index, axis=1)
+            embedded = embedded + jnp.where(
+                (prompt.history_index == PADDING)[..., None], 0.0, picked
+            ).astype(embedded.dtype)
+        answer = self.llm.embed(self.tables.answer[...])
+        answer = jnp.broadcast_to(answer[None], (user.shape[0], *answer.shape))
+        return self._read(embedded, prompt.mask, answer, key=llm_key)[:, -1:]
+
+    def _dense_hidden(self, user, history, template, vectors, *, drop_key, llm_key):
+        """Returns hidden states [batch, history, model]: instruction in the encoder, one position an item after it.
+
+        An item's position is the sum of the embeddings of its codes, so a history of H items costs H positions.
+        """
+        if self.config.llm.user_tokens == "none":
+            # The instruction is the same for all rows of a template: encode each template once.
+            rows = self.tables.text.shape[0]
+            every_template = jnp.arange(rows, dtype=jnp.int32)
+            embedded, mask = self._instruction(every_template, jnp.zeros((rows, 1), jnp.int32), None)
+        else:
+            embedded, mask = self._instruction(template, self._user_tokens(user, None), drop_key)
+        items = self.llm.embed(self._item_tokens(history)).sum(axis=2)
+        if self.config.llm.item_vectors_at_input:
+            items = items + self._projected_items(history, vectors).astype(items.dtype)
+        pick = template if self.config.llm.user_tokens == "none" else None
+        return self._read(embedded, mask, items, pick=pick, key=llm_key)
+
+    def _read(self, embedded, mask, answer, *, pick=None, key):
+        """Returns decoder states [batch, answer, model]; `pick` chooses which encoded row each answer attends to."""
+        encoder_key, decoder_key = (None, None) if key is None else jax.random.split(key)
+        encoded = self.llm.encode(embedded, mask, key=encoder_key)
+        if pick is not None:
+            encoded, mask = encoded[pick], mask[pick]
+        return self.llm.decode(answer, encoder_hidden=encoded, encoder_mask=mask, key=decoder_key)
+
+    def _instruction(self, template, user_tokens, drop_key):
+        """Returns (embeddings, mask) of the templates without their history."""
+        rows = template.shape[0]
+        prompt = assemble_prompt(
+            self.tables.templates,
+            template=template,
+            user_tokens=user_tokens,
+            use_user=self._use_user(rows, drop_key),
+            history_tokens=jnp.zeros((rows, 1, 1), jnp.int32),
+            history_length=jnp.zeros((rows,), jnp.int32),
+            length=prompt_length(
+                num_text_tokens=self.shape.num_text_tokens,
+                num_user_tokens=user_tokens.shape[1],
+                num_history_tokens=0,
+            ),
+            pad_token=self.shape.pad_token,
+        )
+        return self.llm.embed(prompt.tokens), prompt.mask
+
+    def _user_tokens(self, user, folded) -> Int[Array, "batch book"]:
+        """Returns the tokens of each user, or one column that no template shows."""
+        if self.config.llm.user_tokens == "none":
+            return jnp.zeros((user.shape[0], 1), jnp.int32)
+        if self.config.llm.user_tokens == "folded":
+            codes = self.user_tokenizer.encode(folded)
+        else:
+            codes = self.tables.user_codes[...][user]
+        return code_tokens(
+            codes, first_token=self.shape.first_user_token, book_size=self.config.tokenizer.book_size
+        )
+
+    def _use_user(self, batch: int, key: jax.Array | None) -> Bool[Array, " batch"]:
+        if key is None or self.config.llm.user_token_dropout == 0:
+            return jnp.ones((batch,), bool)
+        return jax.random.bernoulli(key, 1 - self.config.llm.user_token_dropout, (batch,))
+
+    def _item_tokens(self, history) -> Int[Array, "batch history book"]:
+        return code_tokens(
+            self.tables.item_codes[...][jnp.maximum(history, 0)],
+            first_token=self.shape.first_item_token,
+            book_size=self.config.tokenizer.book_size,
+        )
+
+    def _projected_items(self, history, vectors) -> Float[Array, "batch history model"]:
+        """Returns the item-space vectors of a history as seen at the input of the language model."""
+        return self.head.input(self.head.item_space(vectors)[jnp.maximum(history, 0)])
+
+    def user_rows_to_tokenize(self, item_vectors, graph: jraph.GraphsTuple) -> Float[Array, "users emb"]:
+        """Returns the vectors that the user tokenizer learns from: learned ones, or the fold-in of each history.
+
+        The fold-in of all users at once is one propagation step from the items alone.
+        """
+        if self.config.llm.user_tokens != "folded":
+            return self.tables.user_vectors[...]
+        rows = self.shape.user_rows
+        nodes = jnp.concatenate([jnp.zeros((rows, item_vectors.shape[1])), item_vectors])
+        return propagate(nodes, graph)[:rows]

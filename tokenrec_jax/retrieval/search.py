@@ -1,0 +1,101 @@
+"""Top-k search as pure functions of arrays: score, say which items are allowed, select.
+
+Read `top_k` first. `allowed_items` is the one place that decides what may be recommended; evaluation uses it
+too, so that a rank and a recommendation never disagree about it. How vectors are stored is `index.py`'s
+business.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from tokenrec_jax.types import PADDING, TopK
+
+
+@functools.partial(jax.jit, static_argnames=("k",))
+def top_k(
+    queries: Float[Array, "batch emb"],
+    items: Float[Array, "items emb"],
+    *,
+    k: int,
+    num_items: int | Int[Array, ""],
+    exclude: Int[Array, "batch seen"] | None = None,
+) -> TopK:
+    """Returns the k allowed items with the largest dot product with each query, best first.
+
+    Args:
+      queries: one vector a row.
+      items: one vector a row; the row is the item id.
+      k: how many items; more than are allowed is fine, the tail is then padding.
+      num_items: rows of `items` that are items; those from here on are padding and are never returned.
+      exclude: item ids that a query must not get; negative entries are padding. None excludes nothing.
+
+    Returns:
+      Ids and float32 scores. Ties go to the lower id. See `select` for the rest of the order.
+    """
+    allowed = allowed_items(exclude, num_rows=items.shape[0], num_items=num_items)
+    return select(similarities(queries, items), allowed, k=k)
+
+
+def similarities(
+    queries: Float[Array, "batch emb"], items: Float[Array, "items emb"]
+) -> Float[Array, "batch items"]:
+    """Returns all dot products in float32.
+
+    Full precision of the inputs is asked for: accelerators else round float32 inputs to bfloat16 or TF32,
+    which changes the order of close items. It costs nothing where the inputs are bfloat16 already.
+    """
+    return jnp.einsum(
+        "qd,nd->qn",
+        queries,
+        items,
+        precision=jax.lax.Precision.HIGHEST,
+        preferred_element_type=jnp.float32,
+    )
+
+
+def allowed_items(
+    exclude: Int[Array, "batch seen"] | None, *, num_rows: int, num_items: int | Int[Array, ""]
+) -> Bool[Array, "batch_or_one items"]:
+    """Returns which rows of the item table may be recommended: no padding rows, no excluded items.
+
+    Args:
+      exclude: item ids a query must not get; negative entries are padding. None gives one row that fits all
+        queries.
+      num_rows: rows of the item table.
+      num_items: how many of them are items.
+    """
+    is_item = jnp.arange(num_rows, dtype=jnp.int32)[None, :] < num_items
+    if exclude is None:
+        return is_item
+    batch = exclude.shape[0]
+    row = jnp.arange(batch, dtype=jnp.int32)[:, None]
+    # A negative index would count from the end: padding is sent past the end instead, where "drop" ignores
+    # it.
+    column = jnp.where(exclude < 0, num_rows, exclude)
+    return jnp.broadcast_to(is_item, (batch, num_rows)).at[row, column].set(False, mode="drop")
+
+
+def select(
+    scores: Float[Array, "batch items"], allowed: Bool[Array, "batch_or_one items"], *, k: int
+) -> TopK:
+    """Returns the k best allowed items of each row of scores.
+
+    Ties go to the lower id. Items with score NaN or -inf are never returned; where fewer than k are left, the
+    id is `PADDING` and the score -inf.
+    """
+    batch, num_rows = scores.shape
+    # `lax.top_k` puts NaN above +inf, and 0.0 above -0.0 although they are equal; both would break the order
+    # promised. A written zero, as the compiler simplifies `scores + 0.0` to `scores`.
+    ordered = jnp.where(scores == 0.0, 0.0, scores)
+    # `scores > -inf` is False for NaN as well.
+    ordered = jnp.where(allowed & (scores > -jnp.inf), ordered, -jnp.inf)
+    best, ids = jax.lax.top_k(ordered, min(k, num_rows))
+    ids = jnp.where(best > -jnp.inf, ids, PADDING).astype(jnp.int32)
+    if k > num_rows:
+        missing = k - num_rows
+        best = jnp.concatenate([best, jnp.full((batch, missing), -jnp.inf, best.dtype)], axis=1)
+        ids = jnp.concatenate([ids, jnp.full((batch, missing), PADDING, ids.dtype)], axis=1)
+    return TopK(ids=ids, scores=best)

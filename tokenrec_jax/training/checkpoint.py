@@ -1,0 +1,111 @@
+"""Checkpoints of a run with Orbax: the train state with its position, and models by name. Read `CheckpointStore`.
+
+Every write is atomic: a checkpoint is there whole or not at all.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import orbax.checkpoint as ocp
+
+from tokenrec_jax.training.state import TrainState
+from tokenrec_jax.types import ConfigError
+
+
+@dataclasses.dataclass
+class Position:
+    """Where a run stands; JSON beside the state, so that a resumed run is the run that was not interrupted.
+
+    Attributes:
+      stage: index of the current stage in `Config.stages`.
+      step: optimizer steps done in that stage.
+      total_step: optimizer steps done over all stages.
+      data: position of the data pipeline, as grain gives it.
+      best_score: best validation score of the stage so far; -1 before the first evaluation.
+      best_step: step at which it was reached.
+      evaluations_since_best: how many evaluations did not reach it since.
+      seconds: time spent in each stage so far, by name.
+    """
+
+    stage: int = 0
+    step: int = 0
+    total_step: int = 0
+    data: dict[str, Any] = dataclasses.field(default_factory=dict)
+    best_score: float = -1.0
+    best_step: int = 0
+    evaluations_since_best: int = 0
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+class CheckpointStore:
+    """The folder DIR/checkpoints: `state/<total step>` (the newest two), `best_<stage>` and `final` models."""
+
+    def __init__(self, workdir: pathlib.Path):
+        """Opens or makes the folder."""
+        self._root = (workdir / "checkpoints").resolve()
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True)
+        self._states = ocp.CheckpointManager(self._root / "state", options=options)
+        self._models = ocp.StandardCheckpointer()
+
+    @property
+    def latest(self) -> pathlib.Path | None:
+        """Folder of the newest state, None before the first."""
+        step = self._states.latest_step()
+        return None if step is None else self._root / "state" / str(step)
+
+    def save(self, state: TrainState, position: Position) -> None:
+        """Writes the state in the background, under its total step; a state that is there already stays."""
+        if self._states.latest_step() == position.total_step:
+            return
+        self._states.save(
+            position.total_step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(_as_dict(state)),
+                position=ocp.args.JsonSave(dataclasses.asdict(position)),
+            ),
+        )
+
+    def restore_position(self) -> Position | None:
+        """Returns where the newest state stands, None if there is none."""
+        step = self._states.latest_step()
+        if step is None:
+            return None
+        restored = self._states.restore(step, args=ocp.args.Composite(position=ocp.args.JsonRestore()))
+        return Position(**restored["position"])
+
+    def restore_state(self, abstract: TrainState) -> TrainState:
+        """Returns the newest state; `abstract` gives shapes, types and shardings."""
+        step = self._states.latest_step()
+        target = ocp.args.StandardRestore(_as_dict(abstract))
+        restored = self._states.restore(step, args=ocp.args.Composite(state=target))
+        return TrainState(**restored["state"])
+
+    def save_model(self, name: str, model: dict[str, Any]) -> None:
+        """Writes parameters and buffers under a name, replacing what was there."""
+        self._models.save(self._root / name, model, force=True)
+        self._models.wait_until_finished()
+
+    def has_model(self, name: str) -> bool:
+        """Returns whether a model of that name was saved."""
+        return (self._root / name).is_dir()
+
+    def restore_model(self, name: str, abstract: dict[str, Any]) -> dict[str, Any]:
+        """Returns the model of a name.
+
+        Raises:
+          ConfigError: there is none.
+        """
+        if not self.has_model(name):
+            raise ConfigError(f"{self._root / name}: no such checkpoint; the run has not got that far")
+        return self._models.restore(self._root / name, abstract)
+
+    def close(self) -> None:
+        """Waits for writes in the background."""
+        self._states.wait_until_finished()
+        self._states.close()
+        self._models.close()
+
+
+def _as_dict(state: TrainState) -> dict[str, Any]:
+    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}

@@ -1,0 +1,214 @@
+"""The loop of one stage: steps, metrics, evaluations, checkpoints, stopping early or by signal. Read `run_stage`.
+
+It is handed its evaluator as a callable and knows no metric but the one that chooses the best model.
+"""
+
+import contextlib
+import dataclasses
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import grain
+import jax
+import jraph
+from absl import logging
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from tokenrec_jax.config import Config
+from tokenrec_jax.sharding import put_batch
+from tokenrec_jax.training.checkpoint import CheckpointStore, Position
+from tokenrec_jax.training.metric_writer import MetricWriter
+from tokenrec_jax.training.state import TrainState
+from tokenrec_jax.training.step import TrainStep
+from tokenrec_jax.types import Stage, TokenRecError, TrainBatch
+
+#: Validation metric that chooses the best model of a stage.
+SELECTION_METRIC = "ndcg@10"
+
+Evaluator = Callable[[TrainState], dict[str, float]]
+
+
+class StoppedError(TokenRecError):
+    """A signal ended the run; everything is saved."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StageRun:
+    """What the loop of one stage needs.
+
+    Attributes:
+      stage: the stage.
+      step: its jitted train step.
+      batches: its data pipeline; its position is saved with the state.
+      graph: the training graph on the devices.
+      evaluate: returns validation metrics of a state, or None where a stage has none.
+      refresh: updates the code tables in stage JOINT, else None.
+    """
+
+    stage: Stage
+    step: TrainStep
+    batches: grain.DatasetIterator[TrainBatch]
+    graph: jraph.GraphsTuple
+    evaluate: Evaluator | None
+    refresh: Callable[[TrainState, jraph.GraphsTuple], TrainState] | None = None
+
+
+def run_stage(
+    run: StageRun,
+    state: TrainState,
+    position: Position,
+    *,
+    config: Config,
+    mesh: Mesh,
+    store: CheckpointStore,
+    writer: MetricWriter,
+) -> TrainState:
+    """Trains a stage from `position` to its end and returns its best state, or its last where nothing is evaluated.
+
+    `position` is updated in place. Metrics of a step are read while the next one runs, so the devices never wait.
+
+    Raises:
+      TokenRecError: the loss is not finite.
+      StoppedError: SIGINT or SIGTERM came; the state of the last step is saved.
+    """
+    num_steps = config.stage(run.stage).steps
+    if position.data:
+        run.batches.set_state(position.data)
+    started, before = time.monotonic(), position.seconds.get(run.stage, 0.0)
+    pending: dict[str, jax.Array] | None = None
+
+    def clock() -> None:
+        position.seconds[run.stage] = before + time.monotonic() - started
+
+    def settle() -> dict[str, float]:
+        """Reads the metrics of the last step and refuses a loss that is not finite."""
+        values = {name: float(value) for name, value in jax.device_get(pending or {}).items()}
+        if values and not math.isfinite(values["loss"]):
+            raise TokenRecError(
+                f"stage {run.stage}, step {position.step}: the loss is {values['loss']}; last good checkpoint: "
+                f"{store.latest}; lower train.{run.stage}.learning_rate or set train.{run.stage}.clip_norm"
+            )
+        return values
+
+    def checkpoint() -> None:
+        settle()
+        clock()
+        position.data = run.batches.get_state()
+        store.save(state, position)
+
+    with _stop_signals() as stopped, _progress(run.stage, num_steps, position.step) as progress:
+        while position.step < num_steps:
+            batch = put_batch(next(run.batches), mesh)
+            state, metrics = run.step(state, batch, run.graph)
+            values = settle()
+            if values and position.step % config.train.log_every == 0:
+                writer.write(position.total_step, values, stage=run.stage, kind="train")
+                progress.report(values)
+            pending = metrics
+            position.step += 1
+            position.total_step += 1
+            progress.advance()
+            last = position.step == num_steps
+            evaluate = run.evaluate is not None and (last or _due(position.step, config.train.eval_every))
+            if run.refresh and (evaluate or _due(position.step, config.train.refresh_codes_every)):
+                state = run.refresh(state, run.graph)
+            if evaluate:
+                settle()
+                scores = run.evaluate(state)
+                writer.write(position.total_step, scores, stage=run.stage, kind="valid")
+                progress.report(scores)
+                _keep_best(state, scores[SELECTION_METRIC], position, run.stage, store)
+                if config.train.patience and position.evaluations_since_best >= config.train.patience:
+                    logging.info("stage %s stops at step %d: no better since %d", run.stage, position.step, position.best_step)
+                    break
+            if stopped:
+                checkpoint()
+                raise StoppedError(
+                    f"stopped at stage {run.stage}, step {position.step} of {num_steps}; saved in {store.latest}; "
+                    "run the same command again to go on"
+                )
+            if _due(position.step, config.train.checkpoint_every):
+                checkpoint()
+        settle()
+    clock()
+    return state
+
+
+def _keep_best(
+    state: TrainState, score: float, position: Position, stage: Stage, store: CheckpointStore
+) -> None:
+    if score > position.best_score:
+        position.best_score, position.best_step, position.evaluations_since_best = score, position.step, 0
+        store.save_model(f"best_{stage}", {"params": state.params, "buffers": state.buffers})
+    else:
+        position.evaluations_since_best += 1
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM in a list instead of dying in the middle of a step."""
+    received: list[int] = []
+
+    def remember(number: int, _frame: object) -> None:
+        received.append(number)
+
+    old = {}
+    for name in (signal.SIGINT, signal.SIGTERM):
+        # Only the main thread may set handlers; elsewhere the caller has its own way to stop.
+        with contextlib.suppress(ValueError):
+            old[name] = signal.signal(name, remember)
+    try:
+        yield received
+    finally:
+        for name, handler in old.items():
+            signal.signal(name, handler)
+
+
+class _Progress:
+    """A bar with time left and current metrics on a terminal, plain lines elsewhere."""
+
+    def __init__(self, stage: Stage, num_steps: int, step: int):
+        self._stage, self._num_steps, self._step = stage, num_steps, step
+        self._bar = None
+        self._started, self._first = time.monotonic(), step
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=num_steps, initial=step, desc=str(stage), unit="step", dynamic_ncols=True)
+
+    def advance(self) -> None:
+        self._step += 1
+        if self._bar:
+            self._bar.update()
+
+    def report(self, values: dict[str, float]) -> None:
+        shown = {name: f"{value:.4g}" for name, value in values.items() if name in _SHOWN}
+        if self._bar:
+            self._bar.set_postfix(shown)
+            return
+        done = max(self._step - self._first, 1)
+        left = (time.monotonic() - self._started) / done * (self._num_steps - self._step)
+        text = " ".join(f"{name}={value}" for name, value in shown.items())
+        logging.info("%s %d/%d %s (%.0f s left)", self._stage, self._step, self._num_steps, text, left)
+
+    def close(self) -> None:
+        if self._bar:
+            self._bar.close()
+
+
+_SHOWN = ("loss", "retrieval", "bpr", "hr@10", "ndcg@10")
+
+
+@contextlib.contextmanager
+def _progress(stage: Stage, num_steps: int, step: int) -> Iterator[_Progress]:
+    progress = _Progress(stage, num_steps, step)
+    try:
+        yield progress
+    finally:
+        progress.close()

@@ -1,0 +1,80 @@
+"""Loss terms as functions of arrays. Read `softmax_retrieval` for ours and `pairwise_retrieval` for the paper's.
+
+The tokenizers' loss lives with the tokenizers, since its terms need their insides. Which stage sums which terms is in
+`step.py`.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from tokenrec_jax.numerics import normalize
+from tokenrec_jax.types import PADDING
+
+
+def bayesian_personalized_ranking(
+    users: Float[Array, "batch emb"], positives: Float[Array, "batch emb"], negatives: Float[Array, "batch emb"]
+) -> Float[Array, ""]:
+    """Returns the mean of -log sigmoid(user . positive - user . negative).
+
+    Source: BPR (Rendle et al., 2009), as LightGCN uses it.
+    """
+    margin = jnp.sum(users * (positives - negatives), axis=-1)
+    return -jnp.mean(jax.nn.log_sigmoid(margin))
+
+
+def softmax_retrieval(
+    queries: Float[Array, "batch position emb"],
+    items: Float[Array, "items emb"],
+    *,
+    target: Int[Array, "batch position"],
+    num_items: int,
+) -> Float[Array, ""]:
+    """Returns the mean cross-entropy of the target among all items over the positions that have one.
+
+    Args:
+      queries: their dot product with an item is its logit; the temperature is inside.
+      items: item vectors; rows from `num_items` on are padding and get no probability.
+      target: item ids, `PADDING` where a position has none.
+      num_items: items of the catalogue.
+    """
+    with jax.named_scope("softmax_retrieval"):
+        logits = jnp.einsum("bpd,nd->bpn", queries, items, preferred_element_type=jnp.float32)
+        real = (jnp.arange(items.shape[0]) < num_items)[None, None]
+        logits = jnp.where(real, logits, -jnp.inf)
+        normaliser = jax.nn.logsumexp(logits, axis=-1)
+        picked = jnp.take_along_axis(logits, jnp.maximum(target, 0)[..., None], axis=-1)[..., 0]
+        return masked_mean(normaliser - picked, target != PADDING)
+
+
+def pairwise_retrieval(
+    queries: Float[Array, "batch position emb"],
+    items: Float[Array, "items emb"],
+    *,
+    target: Int[Array, "batch position"],
+    negative: Int[Array, "batch position negative"],
+    margin: float,
+) -> Float[Array, ""]:
+    """Returns the mean hinge of cosine(query, negative) - cosine(query, target) + margin.
+
+    Source: TokenRec eq. 13.
+    Differs: any number of negatives a position, none of them a training item of the user; the reference code draws one
+    that may be the positive, and its margin is 0.
+
+    Args:
+      queries: any length; normalised here.
+      items: unit vectors.
+      target: item ids, `PADDING` where a position has none.
+      negative: item ids.
+      margin: in cosine similarity, 0 to 2.
+    """
+    unit_queries = normalize(queries)
+    positive = jnp.einsum("bpd,bpd->bp", unit_queries, items[jnp.maximum(target, 0)])
+    negatives = jnp.einsum("bpd,bpnd->bpn", unit_queries, items[negative])
+    hinge = jnp.maximum(negatives - positive[..., None] + margin, 0).mean(axis=-1)
+    return masked_mean(hinge, target != PADDING)
+
+
+def masked_mean(values: Float[Array, "batch position"], mask: Array) -> Float[Array, ""]:
+    """Returns the mean of the values where `mask` is true, 0 if it is nowhere."""
+    return jnp.sum(jnp.where(mask, values, 0.0)) / jnp.maximum(jnp.sum(mask), 1)

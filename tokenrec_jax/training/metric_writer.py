@@ -1,0 +1,44 @@
+"""Metrics of a run: one JSON line an event in metrics.jsonl, and TensorBoard scalars. Read `MetricWriter`."""
+
+import json
+import pathlib
+from collections.abc import Mapping
+
+from tensorboardX import SummaryWriter
+
+
+class MetricWriter:
+    """Appends scalars; a resumed run first drops the lines that its checkpoint does not know of.
+
+    A line is {"step": total step, "stage": name, "kind": "train" | "valid" | "diagnostics", name: value, ...}.
+    """
+
+    def __init__(self, workdir: pathlib.Path, *, resume_step: int):
+        """Opens DIR/metrics.jsonl and DIR/tensorboard; lines after `resume_step` go."""
+        path = workdir / "metrics.jsonl"
+        kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= resume_step]
+        draft = path.with_suffix(".tmp")
+        draft.write_text("".join(kept), encoding="utf-8")
+        draft.replace(path)
+        self._file = path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
+
+    def write(self, step: int, values: Mapping[str, float], *, stage: str, kind: str) -> None:
+        """Appends one event; `step` counts over all stages."""
+        line = {"step": step, "stage": stage, "kind": kind, **values}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(f"{stage}/{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        """Flushes and closes both files."""
+        self._file.close()
+        self._board.close()
+
+
+def _complete_lines(path: pathlib.Path) -> list[str]:
+    """Returns the lines of a file that a kill may have cut in its last one."""
+    if not path.exists():
+        return []
+    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]

@@ -1,0 +1,170 @@
+"""A whole training run: its stages one after another, each resumable. Read `train`.
+
+It is handed the evaluators of its stages; `experiments/train.py` wires them.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+from absl import logging
+from jax.sharding import Mesh
+
+from tokenrec_jax.config import Config
+from tokenrec_jax.data.batches import train_batches
+from tokenrec_jax.data.interactions import Interactions
+from tokenrec_jax.models.quantization import measure_usage
+from tokenrec_jax.training.build import BuiltModel
+from tokenrec_jax.training.checkpoint import CheckpointStore, Position
+from tokenrec_jax.training.loop import Evaluator, StageRun, run_stage
+from tokenrec_jax.training.metric_writer import MetricWriter
+from tokenrec_jax.training.stages import abstract_stage, begin_stage, make_table_refresh
+from tokenrec_jax.training.state import TrainState, abstract_model, abstract_state, init_state, trained
+from tokenrec_jax.training.step import make_train_step
+from tokenrec_jax.training.workdir import Workdir
+from tokenrec_jax.types import Stage
+
+#: Name of the checkpoint that a finished run is used with.
+FINAL = "final"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedModel:
+    """Result of a run.
+
+    Attributes:
+      state: parameters and buffers after the last stage; its optimizer moments mean nothing.
+      seconds: time spent in each stage, by name.
+    """
+
+    state: TrainState
+    seconds: dict[str, float]
+
+
+def train(
+    built: BuiltModel,
+    training: Interactions,
+    *,
+    config: Config,
+    mesh: Mesh,
+    workdir: Workdir,
+    evaluators: Mapping[Stage, Evaluator],
+) -> TrainedModel:
+    """Runs all stages from where the working directory stands and leaves the `final` checkpoint there.
+
+    Args:
+      built: model definition, graph and vocabulary.
+      training: training interactions only.
+      config: of the run.
+      mesh: devices.
+      workdir: of the run.
+      evaluators: validation metrics of a state, for the stages that choose their best step by them.
+
+    Raises:
+      TokenRecError: see `run_stage`.
+    """
+    store = CheckpointStore(workdir.path)
+    position = store.restore_position() or Position()
+    writer = MetricWriter(workdir.path, resume_step=position.total_step)
+    stages = [Stage(name) for name in config.stages]
+    try:
+        state = _start(built, position, config=config, mesh=mesh, store=store, stage=stages[position.stage])
+        for index in range(position.stage, len(stages)):
+            stage = stages[index]
+            state = _train_stage(
+                built, state, position, stage, training,
+                config=config, mesh=mesh, store=store, writer=writer, evaluate=evaluators.get(stage),
+            )  # fmt: skip
+            if index + 1 < len(stages):
+                _advance(position, index + 1)
+                state = _begin(built, state, config=config, mesh=mesh, stage=stages[index + 1])
+                # A run that is killed early in the next stage need not repeat the end of this one.
+                store.save(state, position)
+        store.save_model(FINAL, {"params": state.params, "buffers": state.buffers})
+        return TrainedModel(state=state, seconds=position.seconds)
+    finally:
+        writer.close()
+        store.close()
+
+
+def _start(
+    built: BuiltModel, position: Position, *, config: Config, mesh: Mesh, store: CheckpointStore, stage: Stage
+) -> TrainState:
+    """Returns the state of the newest checkpoint, or a fresh one at the start of the first stage."""
+    if store.latest is not None:
+        logging.info("resuming at stage %s, step %d, from %s", stage, position.step, store.latest)
+        fresh = abstract_state(built.definition)
+        return store.restore_state(
+            abstract_stage(
+                fresh, built.graph, definition=built.definition, config=config, stage=stage, mesh=mesh
+            )
+        )
+    state = init_state(built.definition, seed=config.seed, mesh=mesh, pretrained=built.pretrained)
+    return _begin(built, state, config=config, mesh=mesh, stage=stage)
+
+
+def _begin(built: BuiltModel, state: TrainState, *, config: Config, mesh: Mesh, stage: Stage) -> TrainState:
+    return begin_stage(
+        state, built.graph, definition=built.definition, config=config, stage=stage, mesh=mesh
+    )
+
+
+def _advance(position: Position, stage: int) -> None:
+    """Moves a position to the start of a stage."""
+    position.stage, position.step, position.data = stage, 0, {}
+    position.best_score, position.best_step, position.evaluations_since_best = -1.0, 0, 0
+
+
+def _train_stage(
+    built: BuiltModel,
+    state: TrainState,
+    position: Position,
+    stage: Stage,
+    training: Interactions,
+    *,
+    config: Config,
+    mesh: Mesh,
+    store: CheckpointStore,
+    writer: MetricWriter,
+    evaluate: Evaluator | None,
+) -> TrainState:
+    """Returns the best state of a stage, or its last where nothing is evaluated."""
+    refresh = make_table_refresh(built.definition, state=state, graph=built.graph, mesh=mesh)
+    run = StageRun(
+        stage=stage,
+        step=make_train_step(built.definition, config=config, stage=stage, state=state, mesh=mesh),
+        batches=train_batches(training, config=config, stage=stage),
+        graph=built.graph,
+        evaluate=evaluate,
+        refresh=refresh if stage is Stage.JOINT else None,
+    )
+    if trained(state.params, stage):
+        state = run_stage(run, state, position, config=config, mesh=mesh, store=store, writer=writer)
+    else:
+        logging.info("stage %s: nothing to train with tokenizer.kind=%s", stage, config.tokenizer.kind)
+    if evaluate is not None:
+        logging.info("stage %s: best at step %d of %d", stage, position.best_step, position.step)
+        best = store.restore_model(f"best_{stage}", abstract_model(built.definition, mesh))
+        state = dataclasses.replace(state, params=best["params"], buffers=best["buffers"])
+    if stage is Stage.TOKENIZER:
+        state = refresh(state, built.graph)
+        _report_codes(built, state, writer, position, book_size=config.tokenizer.book_size)
+    return state
+
+
+def _report_codes(
+    built: BuiltModel, state: TrainState, writer: MetricWriter, position: Position, *, book_size: int
+) -> None:
+    """Logs and writes how well the codebooks are used and how many users or items share a full code."""
+    tables = jax.device_get({side: state.buffers["tables"][f"{side}_codes"] for side in ("user", "item")})
+    values: dict[str, float] = {}
+    for side, rows in (("user", built.shape.num_users), ("item", built.shape.num_items)):
+        usage = measure_usage(tables[side][:rows], book_size=book_size)
+        for book, (used, perplexity) in enumerate(zip(usage.used, usage.perplexity, strict=True)):
+            values |= {f"{side}_used_{book}": float(used), f"{side}_perplexity_{book}": float(perplexity)}
+        values[f"{side}_sharing"] = usage.sharing_ratio
+        logging.info(
+            "%s codes: %s of %d used a book, perplexity %s, %d of %d share a full code",
+            side, usage.used.tolist(), book_size, usage.perplexity.round(1).tolist(), usage.sharing_rows, rows,
+        )  # fmt: skip
+    writer.write(position.total_step, values, stage=Stage.TOKENIZER, kind="diagnostics")

@@ -1,0 +1,160 @@
+"""What passes from one stage to the next: frozen vectors, fitted codebooks, code tables, token embeddings.
+
+Read `begin_stage`. What happens inside of a stage is in `step.py`.
+"""
+
+from collections.abc import Callable
+
+import dataclasses
+import jax
+import jax.numpy as jnp
+import jraph
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+
+from tokenrec_jax.config import Config
+from tokenrec_jax.models.tokenrec import TokenRec
+from tokenrec_jax.sharding import state_shardings
+from tokenrec_jax.training.optimizer import make_optimizer
+from tokenrec_jax.training.state import ModelDefinition, TrainState, abstract_like, split, trained
+from tokenrec_jax.types import Stage
+
+
+def begin_stage(
+    state: TrainState,
+    graph: jraph.GraphsTuple,
+    *,
+    definition: ModelDefinition,
+    config: Config,
+    stage: Stage,
+    mesh: Mesh,
+) -> TrainState:
+    """Returns the state with which a stage starts: step 0, fresh moments, tables that the stages before decide.
+
+    TOKENIZER reads the propagated vectors and fits its codebooks on them. LLM and JOINT read the codes of all users
+    and items and, by config, start the embeddings of the code tokens from the codebooks. Donates `state`.
+    """
+    return _jit_on_state(_make_begin(definition, config, stage), state, graph, mesh=mesh)(state, graph)
+
+
+def abstract_stage(
+    state: TrainState,
+    graph: jraph.GraphsTuple,
+    *,
+    definition: ModelDefinition,
+    config: Config,
+    stage: Stage,
+    mesh: Mesh,
+) -> TrainState:
+    """Returns shapes and shardings of the states of a stage, which is what a restore wants to know."""
+    shapes = jax.eval_shape(_make_begin(definition, config, stage), state, graph)
+    return abstract_like(shapes, state_shardings(shapes, mesh))
+
+
+def _make_begin(
+    definition: ModelDefinition, config: Config, stage: Stage
+) -> Callable[[TrainState, jraph.GraphsTuple], TrainState]:
+    def begin(state: TrainState, graph: jraph.GraphsTuple) -> TrainState:
+        model = definition.merge(state.params, state.buffers)
+        stage_key = jax.random.key(config.seed * len(Stage) + list(Stage).index(stage))
+        fit_key, token_key, step_key = jax.random.split(stage_key, 3)
+        if stage is not Stage.COLLABORATIVE:
+            freeze_vectors(model, graph)
+        if stage is Stage.TOKENIZER:
+            fit_tokenizers(model, graph, key=fit_key)
+        if stage in (Stage.LLM, Stage.JOINT):
+            refresh_codes(model, graph)
+        if stage is Stage.LLM and config.llm.init_from_codebooks:
+            init_code_tokens(model, key=token_key)
+        params, buffers = split(model)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            buffers=buffers,
+            optimizer=make_optimizer(config.stage(stage)).init(trained(params, stage)),
+            key=jax.random.key_data(step_key),
+        )
+
+    return begin
+
+
+def make_table_refresh(
+    definition: ModelDefinition, *, state: TrainState, graph: jraph.GraphsTuple, mesh: Mesh
+) -> Callable[[TrainState, jraph.GraphsTuple], TrainState]:
+    """Returns the jitted update of the vectors and codes of all users and items from the current parameters.
+
+    It donates its state. Stage JOINT runs it every so many steps, TOKENIZER at its end.
+    """
+
+    def refresh(state: TrainState, graph: jraph.GraphsTuple) -> TrainState:
+        model = definition.merge(state.params, state.buffers)
+        freeze_vectors(model, graph)
+        refresh_codes(model, graph)
+        _, buffers = split(model)
+        return dataclasses.replace(state, buffers=buffers)
+
+    return _jit_on_state(refresh, state, graph, mesh=mesh)
+
+
+def _jit_on_state(function: Callable, state: TrainState, *rest, mesh: Mesh) -> Callable:
+    """Returns a jitted function from a state and replicated arrays to a state in its own layout; donates its input."""
+    result = jax.eval_shape(function, state, *rest)
+    return jax.jit(function, donate_argnums=(0,), out_shardings=state_shardings(result, mesh))
+
+
+def freeze_vectors(model: TokenRec, graph: jraph.GraphsTuple) -> None:
+    """Writes the propagated vectors of all users and items into the tables."""
+    vectors = model.collaborative(graph)
+    model.tables.user_vectors[...] = vectors.users
+    model.tables.item_vectors[...] = vectors.items
+
+
+def fit_tokenizers(model: TokenRec, graph: jraph.GraphsTuple, *, key: Array) -> None:
+    """Fits standardisation and codebooks of both tokenizers on the real rows of the tables."""
+    user_key, item_key = jax.random.split(key)
+    items = model.tables.item_vectors[...]
+    users = model.user_rows_to_tokenize(items, graph)
+    model.user_tokenizer.initialize(users[: model.shape.num_users], key=user_key)
+    model.item_tokenizer.initialize(items[: model.shape.num_items], key=item_key)
+
+
+def refresh_codes(model: TokenRec, graph: jraph.GraphsTuple) -> None:
+    """Writes the codes of all users and items into the tables."""
+    items = model.tables.item_vectors[...]
+    model.tables.user_codes[...] = model.user_tokenizer.encode(model.user_rows_to_tokenize(items, graph))
+    model.tables.item_codes[...] = model.item_tokenizer.encode(items)
+
+
+def init_code_tokens(model: TokenRec, *, key: Array) -> None:
+    """Writes the code vectors, turned into the language model's size, into the rows of the code tokens.
+
+    A Gaussian random projection keeps the geometry of a codebook up to a scale, which is set to that of the other
+    embeddings; where the sizes agree the code vectors are only scaled.
+
+    Differs: TokenRec names this as an option; its code starts the tokens at random.
+    """
+    table = model.llm.token_embedding[...]
+    text = table[: model.shape.first_user_token]
+    scale = jnp.std(text)
+    for side, first in (
+        (model.user_tokenizer, model.shape.first_user_token),
+        (model.item_tokenizer, model.shape.first_item_token),
+    ):
+        key, side_key = jax.random.split(key)
+        rows = _as_embeddings(side.code_vectors(), dim=table.shape[1], key=side_key) * scale
+        table = jax.lax.dynamic_update_slice(table, rows.astype(table.dtype), (first, 0))
+    model.llm.token_embedding[...] = table
+
+
+def _as_embeddings(
+    codebooks: Float[Array, "book code dim"], *, dim: int, key: Array
+) -> Float[Array, "tokens model"]:
+    """Returns all code vectors as rows of `dim` numbers with unit variance in each book."""
+    books, codes, code_dim = codebooks.shape
+    centred = codebooks - jnp.mean(codebooks, axis=1, keepdims=True)
+    if code_dim != dim:
+        projection = jax.random.normal(key, (books, code_dim, dim))
+        centred = jnp.einsum("kld,kdm->klm", centred, projection)
+    spread = jnp.sqrt(jnp.mean(jnp.square(centred), axis=(1, 2), keepdims=True))
+    return (centred / jnp.maximum(spread, 1e-6)).reshape(books * codes, dim)
+

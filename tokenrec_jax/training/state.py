@@ -1,0 +1,135 @@
+"""The train state: everything that a step reads and writes, as one pytree of plain arrays. Read `TrainState`.
+
+Flax NNX objects stay inside jitted functions: `split` and `merge` are the border.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, no_type_check
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+
+from tokenrec_jax.models.tokenrec import TokenRec
+from tokenrec_jax.sharding import state_shardings
+from tokenrec_jax.types import Stage
+
+#: Nested dict of arrays, keyed by the attribute names of the modules.
+Params = dict[str, Any]
+
+#: Parameter groups (top-level keys of the parameters) that move in each stage.
+TRAINED: dict[Stage, tuple[str, ...]] = {
+    Stage.COLLABORATIVE: ("collaborative",),
+    Stage.TOKENIZER: ("user_tokenizer", "item_tokenizer"),
+    Stage.LLM: ("llm", "head"),
+    Stage.JOINT: ("collaborative", "user_tokenizer", "item_tokenizer", "llm", "head"),
+}
+
+
+@no_type_check
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """What a step carries.
+
+    Attributes:
+      step: optimizer steps done in the current stage, int32.
+      params: trained arrays of all parts of the model.
+      buffers: all its other arrays.
+      optimizer: moments of the parameters that the current stage moves; empty between stages.
+      key: raw bits of the random key of the stage; a step folds its number in.
+    """
+
+    step: jax.Array
+    params: Params
+    buffers: Params
+    optimizer: Any
+    key: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelDefinition:
+    """The static half of the model: its graph definition and how to build it from a key."""
+
+    graphdef: nnx.GraphDef
+    build: Callable[[jax.Array], TokenRec]
+
+    def merge(self, params: Params, buffers: Params) -> TokenRec:
+        """Returns the module around the arrays."""
+        return nnx.merge(self.graphdef, params, buffers)
+
+    def init(self, key: jax.Array) -> tuple[Params, Params]:
+        """Returns fresh parameters and buffers."""
+        return split(self.build(key))
+
+
+def define_model(build: Callable[[jax.Array], TokenRec]) -> ModelDefinition:
+    """Returns the definition of the model that `build` makes from a key, without making any array."""
+    abstract = nnx.eval_shape(build, jax.random.key(0))
+    graphdef, _, _ = nnx.split(abstract, nnx.Param, ...)
+    return ModelDefinition(graphdef=graphdef, build=build)
+
+
+def split(model: TokenRec) -> tuple[Params, Params]:
+    """Returns the parameters and the other arrays of a module."""
+    _, params, buffers = nnx.split(model, nnx.Param, ...)
+    return nnx.to_pure_dict(params), nnx.to_pure_dict(buffers)
+
+
+def trained(params: Params, stage: Stage) -> Params:
+    """Returns the parameter groups that move in a stage."""
+    return {name: params[name] for name in TRAINED[stage] if name in params}
+
+
+def init_state(
+    definition: ModelDefinition, *, seed: int, mesh: Mesh, pretrained: Params | None = None
+) -> TrainState:
+    """Returns a fresh state; each array is made in its place, nothing is ever whole on one device.
+
+    Args:
+      definition: static half of the model.
+      seed: of the initial parameters.
+      mesh: devices.
+      pretrained: weights of the language model on the host, to replace the random ones. Where the model has more rows
+        than they have (added tokens), the additional rows stay random.
+    """
+
+    shardings = state_shardings(abstract_state(definition), mesh)
+    state = jax.jit(functools.partial(_fresh, definition), out_shardings=shardings)(jax.random.key(seed))
+    if pretrained is None:
+        return state
+    place = jax.jit(
+        lambda old, new: jax.tree.map(lambda o, n: o.at[: n.shape[0]].set(n.astype(o.dtype)), old, new),
+        donate_argnums=(0,),
+        out_shardings=shardings.params["llm"],
+    )
+    return dataclasses.replace(state, params={**state.params, "llm": place(state.params["llm"], pretrained)})
+
+
+def _fresh(definition: ModelDefinition, key: jax.Array) -> TrainState:
+    params, buffers = definition.init(key)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32), params=params, buffers=buffers, optimizer={}, key=jax.random.key_data(key)
+    )
+
+
+def abstract_state(definition: ModelDefinition) -> TrainState:
+    """Returns the shapes of a fresh state, whose optimizer has no moments yet."""
+    return jax.eval_shape(functools.partial(_fresh, definition), jax.random.key(0))
+
+
+def abstract_model(definition: ModelDefinition, mesh: Mesh) -> dict[str, Any]:
+    """Returns shapes with shardings of {"params", "buffers"}, the target of restoring a model."""
+    state = abstract_state(definition)
+    tree = {"params": state.params, "buffers": state.buffers}
+    return abstract_like(tree, state_shardings(tree, mesh))
+
+
+def abstract_like(tree: Any, shardings: Any) -> Any:
+    """Returns shapes with shardings, the form in which restores want to know their target."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree, shardings
+    )

@@ -1,0 +1,118 @@
+"""The working directory of a run: which files lie in it and what may be done with it. Read `Workdir`.
+
+  config.json      the whole config, written first
+  dataset/         the prepared interactions with id maps and titles: a run needs nothing outside of its directory
+  metrics.jsonl, tensorboard/
+  checkpoints/
+  result.json      written last; a run that has it is finished
+"""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+from tokenrec_jax.config import Config, from_json, to_json
+from tokenrec_jax.data.interactions import Interactions
+from tokenrec_jax.types import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Workdir:
+    """Paths and JSON files of a run."""
+
+    path: pathlib.Path
+
+    @classmethod
+    def start(cls, path: str, config: Config) -> "Workdir":
+        """Opens a directory for training with a config: a new one, or one that this very config has begun.
+
+        Raises:
+          ConfigError: it belongs to a run with another config, or cannot be written.
+        """
+        workdir = cls(_given(path))
+        file = workdir.path / "config.json"
+        text = to_json(config)
+        if file.exists():
+            _same_config(file, text)
+            return workdir
+        try:
+            workdir.path.mkdir(parents=True, exist_ok=True)
+            _write_atomically(file, text)
+        except OSError as error:
+            raise ConfigError(f"--workdir={path}: {error.strerror}; give a directory that can be written") from None
+        return workdir
+
+    @classmethod
+    def open_finished(cls, path: str) -> "Workdir":
+        """Opens the directory of a finished run.
+
+        Raises:
+          ConfigError: there is no run, or it has not finished.
+        """
+        workdir = cls(_given(path))
+        if not (workdir.path / "config.json").is_file():
+            raise ConfigError(f"--workdir={path}: holds no run; train one with python -m experiments.train")
+        if not workdir.finished:
+            raise ConfigError(f"--workdir={path}: the run has not finished; run its training command again to go on")
+        return workdir
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run wrote its result."""
+        return (self.path / "result.json").is_file()
+
+    def config(self) -> Config:
+        """Returns the config of the run."""
+        return from_json((self.path / "config.json").read_text(encoding="utf-8"))
+
+    def interactions(self) -> Interactions:
+        """Returns the data set of the run, held-out interactions included."""
+        return Interactions.load(self.path / "dataset")
+
+    def save_interactions(self, interactions: Interactions) -> None:
+        """Keeps a copy of the data set with the run."""
+        interactions.save(self.path / "dataset")
+
+    @property
+    def has_interactions(self) -> bool:
+        """Whether the data set was saved already."""
+        return (self.path / "dataset").is_dir()
+
+    def result(self) -> dict[str, Any]:
+        """Returns what `save_result` wrote."""
+        return json.loads((self.path / "result.json").read_text(encoding="utf-8"))
+
+    def save_result(self, result: dict[str, Any]) -> None:
+        """Marks the run as finished."""
+        _write_atomically(self.path / "result.json", json.dumps(result, indent=2) + "\n")
+
+
+def _given(path: str) -> pathlib.Path:
+    if not path:
+        raise ConfigError("--workdir: not given; name the directory of the run")
+    return pathlib.Path(path)
+
+
+def _same_config(file: pathlib.Path, text: str) -> None:
+    """Raises ConfigError naming the fields in which a config on disk differs from `text`."""
+    old, new = _flat(json.loads(file.read_text(encoding="utf-8"))), _flat(json.loads(text))
+    changed = [f"{key}: {old.get(key)} there, {new.get(key)} here" for key in sorted(old | new) if old.get(key) != new.get(key)]
+    if changed:
+        raise ConfigError(
+            f"{file}: belongs to a run with another config ({'; '.join(changed)}); "
+            "give the same config to go on, or another --workdir"
+        )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _write_atomically(path: pathlib.Path, text: str) -> None:
+    draft = path.with_suffix(".tmp")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
