@@ -62,7 +62,15 @@ def guarded(main: Callable[[], None]) -> int:
 def _parse(argv: Sequence[str]) -> list[str]:
     try:
         return flags.FLAGS(list(argv))
-    except (flags.Error, UnparsedFlagError, KeyError, ValueError, TypeError, OSError, AttributeError) as error:
+    except (
+        flags.Error,
+        UnparsedFlagError,
+        KeyError,
+        ValueError,
+        TypeError,
+        OSError,
+        AttributeError,
+    ) as error:
         print(f"error: command line: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)
 

@@ -1,6 +1,6 @@
 """Evaluates a finished run again: another split or the prompt that it was not trained on.
 
-  python -m experiments.evaluate --workdir=DIR --split=valid|test [--prompt=seen|unseen]
+python -m experiments.evaluate --workdir=DIR --split=valid|test [--prompt=seen|unseen]
 """
 
 import json

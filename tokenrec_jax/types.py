@@ -23,10 +23,10 @@ Dimension legend of the shape annotations (lower case, as in `Float[Array, "batc
 
 import dataclasses
 import enum
-from typing import no_type_check
+from typing import Any, no_type_check
 
 import jax
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Bool, Float, Int
 
 #: Fills the unused tail of histories, seen lists and targets. Never a valid id.
 PADDING = -1
@@ -64,7 +64,8 @@ class Split(enum.StrEnum):
 
 
 # Batches pass through tree functions that put shardings, shapes or None where the arrays were, which a run-time check
-# of the constructor would refuse: hence `no_type_check`. The annotations are for the reader and the static checker.
+# of the constructor would refuse: hence `no_type_check`. The arrays are NumPy's on the host and JAX's on the devices:
+# hence `Any`. The annotations are for the reader.
 @no_type_check
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -77,9 +78,9 @@ class PairBatch:
       negative: an item that the user has no training interaction with.
     """
 
-    user: Int[Array, " batch"]
-    positive: Int[Array, " batch"]
-    negative: Int[Array, " batch"]
+    user: Int[Any, " batch"]
+    positive: Int[Any, " batch"]
+    negative: Int[Any, " batch"]
 
 
 @no_type_check
@@ -93,8 +94,8 @@ class RowBatch:
       item: item ids; the two are independent draws.
     """
 
-    user: Int[Array, " batch"]
-    item: Int[Array, " batch"]
+    user: Int[Any, " batch"]
+    item: Int[Any, " batch"]
 
 
 @no_type_check
@@ -111,10 +112,10 @@ class HistoryBatch:
       negative: items drawn for the pairwise loss that the user has no training interaction with.
     """
 
-    user: Int[Array, " batch"]
-    history: Int[Array, "batch history"]
-    target: Int[Array, "batch position"]
-    negative: Int[Array, "batch position negative"]
+    user: Int[Any, " batch"]
+    history: Int[Any, "batch history"]
+    target: Int[Any, "batch position"]
+    negative: Int[Any, "batch position negative"]
 
 
 @no_type_check
@@ -141,10 +142,10 @@ class EvaluationBatch:
       target: the held-out item, `PADDING` in filling rows.
     """
 
-    user: Int[Array, " batch"]
-    history: Int[Array, "batch history"]
-    seen: Int[Array, "batch seen"]
-    target: Int[Array, " batch"]
+    user: Int[Any, " batch"]
+    history: Int[Any, "batch history"]
+    seen: Int[Any, "batch seen"]
+    target: Int[Any, " batch"]
 
 
 @no_type_check
@@ -158,8 +159,8 @@ class TopK:
       scores: their scores, -inf where `ids` is `PADDING`.
     """
 
-    ids: Int[Array, "batch k"]
-    scores: jax.Array
+    ids: Int[Any, "batch k"]
+    scores: Float[Any, "batch k"]
 
 
 @no_type_check
@@ -177,10 +178,10 @@ class PromptTemplates:
       answer: token ids that the decoder reads, start token first; the query is read off the last of them.
     """
 
-    text: Int[Array, "template 3 text"]
-    text_length: Int[Array, "template 3"]
-    slot: Int[Array, "template 2"]
-    answer: Int[Array, " answer"]
+    text: Int[Any, "template 3 text"]
+    text_length: Int[Any, "template 3"]
+    slot: Int[Any, "template 2"]
+    answer: Int[Any, " answer"]
 
 
 @no_type_check
@@ -195,6 +196,6 @@ class Prompt:
       history_index: position in the history of the item that a token belongs to, `PADDING` for other tokens.
     """
 
-    tokens: Int[Array, "batch length"]
-    mask: Bool[Array, "batch length"]
-    history_index: Int[Array, "batch length"]
+    tokens: Int[Any, "batch length"]
+    mask: Bool[Any, "batch length"]
+    history_index: Int[Any, "batch length"]

@@ -11,9 +11,7 @@ from tokenrec_jax.types import PADDING, ConfigError, Split
 def random_interactions(seed=0):
     rng = np.random.default_rng(seed)
     # With repeated items, and item 29 unknown to training.
-    return make_interactions(
-        [rng.integers(0, 29, length) for length in rng.integers(3, 12, 40)], num_items=30
-    )
+    return make_interactions([rng.integers(0, 29, length) for length in rng.integers(3, 12, 40)], num_items=30)
 
 
 def dense_similarity(train):
@@ -68,3 +66,10 @@ def test_binary_matrix_ignores_padding_and_repeats():
 def test_negative_neighbours():
     with pytest.raises(ConfigError, match="neighbours: got -1"):
         item_knn(random_interactions(), neighbours=-1)
+
+
+def test_lastfm(lastfm, evaluate_split):
+    # Regression values of this definition: change them only together with it.
+    result = evaluate_split(item_knn(lastfm.without_last(2)), lastfm, Split.TEST)
+    assert result["hr@10"] == pytest.approx(0.0771, abs=5e-5)
+    assert result["ndcg@10"] == pytest.approx(0.0393, abs=5e-5)

@@ -56,9 +56,7 @@ def test_equals_a_loop_over_users():
 
 def test_device_scores_give_the_same_as_host_scores():
     host = evaluate(table_scores, make_batches(), num_items=NUM_ITEMS, cutoffs=(5,))
-    device = evaluate(
-        lambda batch: jnp.asarray(table_scores(batch)), make_batches(), num_items=NUM_ITEMS, cutoffs=(5,)
-    )
+    device = evaluate(lambda batch: jnp.asarray(table_scores(batch)), make_batches(), num_items=NUM_ITEMS, cutoffs=(5,))
     assert host.metrics == device.metrics
 
 

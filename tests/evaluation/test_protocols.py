@@ -45,9 +45,7 @@ def test_all_batches_of_both_splits_have_one_shape_and_type():
     # 65 items before the last one: one more than fits the first multiple.
     data = make([np.arange(length) for length in (3, SEEN_MULTIPLE + 2, 20, 4, 7)])
     shapes = {
-        tuple(
-            (array.shape, str(array.dtype)) for array in (batch.user, batch.history, batch.seen, batch.target)
-        )
+        tuple((array.shape, str(array.dtype)) for array in (batch.user, batch.history, batch.seen, batch.target))
         for split in Split
         for batch in evaluation_batches(data, split, max_history=20, batch_size=2)
     }

@@ -34,10 +34,7 @@ assert one.metrics == four.metrics and 0 < one.metrics["hr@10"] < 1
 
 
 def test_four_devices_equal_one():
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-    }
+    forced = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
         cwd=pathlib.Path(__file__).resolve().parents[2],

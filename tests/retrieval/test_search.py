@@ -33,9 +33,7 @@ def test_top_k_equals_a_stable_sort_with_ties_exclusions_and_padding(k):
     exclude = np.stack([rng.choice(num_items, 12, replace=False) for _ in queries]).astype(np.int32)
     exclude[:, 8:] = PADDING
     exclude[0] = PADDING
-    result = top_k(
-        jnp.asarray(queries), jnp.asarray(items), k=k, num_items=num_items, exclude=jnp.asarray(exclude)
-    )
+    result = top_k(jnp.asarray(queries), jnp.asarray(items), k=k, num_items=num_items, exclude=jnp.asarray(exclude))
     ids, best = reference(queries @ items.T, k=k, num_items=num_items, exclude=exclude)
     np.testing.assert_array_equal(result.ids, ids)
     np.testing.assert_array_equal(result.scores, best)

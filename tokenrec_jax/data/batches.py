@@ -37,9 +37,7 @@ def train_batches(
         size = config.stage(Stage.TOKENIZER).batch_size
         parts["rows"] = RowBatches(interactions, batch_size=size, seed=seed)
     if stage in (Stage.LLM, Stage.JOINT):
-        parts["histories"] = HistoryBatches(
-            interactions, config=config, batch_size=settings.batch_size, seed=seed
-        )
+        parts["histories"] = HistoryBatches(interactions, config=config, batch_size=settings.batch_size, seed=seed)
 
     def make(step: int) -> TrainBatch:
         return TrainBatch(**{name: part(step) for name, part in parts.items()})  # pyright: ignore[reportArgumentType]
@@ -54,9 +52,7 @@ class PairBatches:
 
     def __init__(self, interactions: Interactions, *, batch_size: int, seed: int):
         """Prepares batches of `batch_size` interactions."""
-        self._users = np.repeat(
-            np.arange(interactions.num_users, dtype=np.int32), np.diff(interactions.indptr)
-        )
+        self._users = np.repeat(np.arange(interactions.num_users, dtype=np.int32), np.diff(interactions.indptr))
         self._items = interactions.items
         self._order = EpochOrder(len(self._items), seed=seed)
         self._negatives = NegativeSampler(interactions)
@@ -68,9 +64,7 @@ class PairBatches:
         rows = self._order.slice(step * self._batch_size, self._batch_size)
         users = self._users[rows]
         rng = np.random.default_rng((self._seed, step, 1))
-        return PairBatch(
-            user=users, positive=self._items[rows], negative=self._negatives.sample(users, rng=rng)
-        )
+        return PairBatch(user=users, positive=self._items[rows], negative=self._negatives.sample(users, rng=rng))
 
 
 class RowBatches:
@@ -111,9 +105,7 @@ class HistoryBatches:
         self._negatives = NegativeSampler(interactions) if self._num_negatives else None
         self._batch_size = batch_size
         self._seed = seed
-        users, ends = _example_ends(
-            interactions, window=config.data.max_history if self._dense else 1, first=1
-        )
+        users, ends = _example_ends(interactions, window=config.data.max_history if self._dense else 1, first=1)
         if not len(users):
             raise DataError(f"{interactions.name}: no user has two training interactions; at least one must")
         sizes = config.data.history_buckets or (config.data.max_history,)
@@ -153,15 +145,11 @@ class HistoryBatches:
         negative = np.zeros(shape, np.int32)
         if self._negatives is not None:
             rng = np.random.default_rng((self._seed, step, 2))
-            negative = self._negatives.sample(
-                np.broadcast_to(user.reshape((-1, 1, 1)), shape), rng=rng
-            )
+            negative = self._negatives.sample(np.broadcast_to(user.reshape((-1, 1, 1)), shape), rng=rng)
         return HistoryBatch(user=user, history=history, target=target, negative=negative)
 
 
-def _example_ends(
-    interactions: Interactions, *, window: int, first: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _example_ends(interactions: Interactions, *, window: int, first: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns (user, end) of every example: its history stops before `end`, the item at `end` is the last target.
 
     Ends are n - 1, n - 1 - window, ... down to `first`, where n is the number of the user's training items, so that

@@ -3,6 +3,8 @@
 The encoder that runs on it is `models/lightgcn.py`.
 """
 
+from typing import Any
+
 import jraph
 import numpy as np
 from jaxtyping import Float
@@ -38,8 +40,12 @@ def build_graph(interactions: Interactions) -> jraph.GraphsTuple:
     weights = 1.0 / np.sqrt(degree[senders] * degree[receivers])
     padding = -len(senders) % ROW_MULTIPLE
 
-    def pad(values: np.ndarray, fill: int, dtype: type) -> np.ndarray:
+    # Any: jraph annotates its fields as JAX arrays, and NumPy's are as good until they are put on a device.
+    def pad(values: np.ndarray, fill: int, dtype: type) -> Any:
         return np.pad(values, (0, padding), constant_values=fill).astype(dtype)
+
+    def count(value: int) -> Any:
+        return np.array([value], np.int32)
 
     return jraph.GraphsTuple(
         nodes=None,
@@ -47,8 +53,8 @@ def build_graph(interactions: Interactions) -> jraph.GraphsTuple:
         senders=pad(senders, num_nodes - 1, np.int32),
         receivers=pad(receivers, num_nodes - 1, np.int32),
         globals=None,
-        n_node=np.array([num_nodes], np.int32),
-        n_edge=np.array([len(senders) + padding], np.int32),
+        n_node=count(num_nodes),
+        n_edge=count(len(senders) + padding),
     )
 
 

@@ -92,7 +92,7 @@ def read_times(rows: Rows, name: str) -> Int[np.ndarray, " rows"]:
     fits = np.isfinite(seconds) & (seconds >= -_LATEST_SECOND) & (seconds <= _LATEST_SECOND)
     if not fits.all():
         row = int(np.argmin(fits))
-        raise DataError(f"{rows.where(row)}: {name} {seconds[row]} is beyond the year 5000; {allowed}")
+        raise DataError(f"{rows.where(row)}: {name} {seconds[row]} is out of range (milliseconds?); {allowed}")
     if np.issubdtype(seconds.dtype, np.floating):
         return np.round(seconds.astype(np.float64) * MICROSECONDS).astype(np.int64)
     return seconds.astype(np.int64) * MICROSECONDS
@@ -101,12 +101,12 @@ def read_times(rows: Rows, name: str) -> Int[np.ndarray, " rows"]:
 def _refuse_missing(rows: Rows, name: str) -> None:
     """Raises a DataError if a row has no value."""
     values = rows.columns[name]
-    missing = pc.is_null(values, nan_is_null=True)
+    missing = values.is_null(nan_is_null=True).to_numpy(zero_copy_only=False)
     if pa.types.is_string(values.type):
-        missing = pc.or_(missing, pc.equal(values, "").fill_null(True))
-    row = pc.index(missing, True).as_py()
-    if row >= 0:
-        raise DataError(f"{rows.where(row)}: {name} is missing; every row needs one")
+        lengths = pc.call_function("binary_length", [values.fill_null("")])
+        missing = lengths.to_numpy(zero_copy_only=False) == 0
+    if missing.any():
+        raise DataError(f"{rows.where(int(np.argmax(missing)))}: {name} is missing; every row needs one")
 
 
 def _cast_or_refuse(

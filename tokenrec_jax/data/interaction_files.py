@@ -60,9 +60,7 @@ def read_interaction_file(path: pathlib.Path, *, config: DataConfig) -> Interact
     named += [config.timestamp_column, config.rating_column, config.title_column]
     names = [name for name in named if name]
     if not (config.user_column and config.item_column) or len(set(names)) < len(names):
-        raise ConfigError(
-            f"columns {names} of the config; user_column and item_column are due, and names must differ"
-        )
+        raise ConfigError(f"columns {names} of the config; user_column and item_column are due, and names must differ")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: is empty; {ADVICE}")
     rows = readers[path.suffix.lower()]()
@@ -87,9 +85,7 @@ def _read_delimited(path: pathlib.Path, names: list[str], *, delimiter: str) -> 
     try:
         table = pyarrow.csv.read_csv(
             path,
-            parse_options=pyarrow.csv.ParseOptions(
-                delimiter=delimiter, quote_char=quote, newlines_in_values=True
-            ),
+            parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, quote_char=quote, newlines_in_values=True),
             convert_options=pyarrow.csv.ConvertOptions(
                 column_types=dict.fromkeys(names, pa.string()),
                 include_columns=names,
@@ -102,17 +98,16 @@ def _read_delimited(path: pathlib.Path, names: list[str], *, delimiter: str) -> 
 
 
 class _CsvRecords:
-    """The records of a delimited text with the line each begins at; walked only for the header and for errors."""
+    """Records of a delimited text with the line each begins at; walked for the header and for errors only."""
 
     def __init__(self, path: pathlib.Path, *, delimiter: str):
         self._path = path
-        self._options = {"delimiter": delimiter}
-        if delimiter == "\t":
-            self._options["quoting"] = csv.QUOTE_NONE
+        self._delimiter = delimiter
 
     def __iter__(self):
         with self._path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, **self._options)
+            quoting = csv.QUOTE_NONE if self._delimiter == "\t" else csv.QUOTE_MINIMAL
+            reader = csv.reader(file, delimiter=self._delimiter, quoting=quoting)
             line = 1
             for fields in reader:
                 if fields:  # An empty line is no record, for pyarrow neither.
@@ -145,6 +140,11 @@ def _read_json_lines(path: pathlib.Path, names: list[str]) -> Rows:
     require_utf8(path)
     try:
         table = pyarrow.json.read_json(path)
+        # pyarrow takes text that looks like a date for one, which would change ids and titles.
+        dates = [(field.name, pa.string()) for field in table.schema if pa.types.is_temporal(field.type)]
+        if dates:
+            options = pyarrow.json.ParseOptions(explicit_schema=pa.schema(dates))
+            table = pyarrow.json.read_json(path, parse_options=options)
     except pa.ArrowInvalid as error:
         raise DataError(_json_complaint(path, names, error)) from None
     if not table.num_rows:
@@ -160,7 +160,7 @@ def _read_json_lines(path: pathlib.Path, names: list[str]) -> Rows:
 
 
 def _json_complaint(path: pathlib.Path, names: list[str], error: Exception) -> str:
-    """Returns what is wrong with JSON lines that pyarrow refused: the first line that is not like those before."""
+    """Returns what is wrong with JSON lines that pyarrow refused: the first line unlike those before."""
     kinds: dict[str, type] = {}
     with path.open(encoding="utf-8-sig") as file:
         for line, text in enumerate(file, start=1):
@@ -176,7 +176,7 @@ def _json_complaint(path: pathlib.Path, names: list[str], error: Exception) -> s
                 found = value.get(name)
                 kind = float if isinstance(found, int | float) else type(found)
                 if found is not None and kinds.setdefault(name, kind) is not kind:
-                    return f"{path}:{line}: {name} {found!r} is of another type than above; one type a column is due"
+                    return f"{path}:{line}: {name} {found!r} is of another type than above; one type is due"
     return f"{path}: {one_line(error)}; one JSON object a line is due"
 
 
@@ -186,14 +186,12 @@ def _read_parquet(path: pathlib.Path, names: list[str]) -> Rows:
         _require_columns(names, pyarrow.parquet.read_schema(path).names, str(path))
         table = pyarrow.parquet.read_table(path, columns=names)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            f"{path}: not a Parquet file ({one_line(error)}); write it with a Parquet library"
-        ) from None
+        raise DataError(f"{path}: not a Parquet file ({one_line(error)}); write it with a Parquet library") from None
     return Rows(_columns(table), lambda row: f"{path}: row {row + 1}")
 
 
 def _columns(table: pa.Table) -> dict[str, pa.Array]:
-    """Returns the columns in one chunk each, with categories replaced by their values and text without blanks."""
+    """Returns each column in one chunk, categories replaced by values, text without blanks around it."""
     columns = {}
     for name in table.column_names:
         column = table[name].combine_chunks()
@@ -202,7 +200,7 @@ def _columns(table: pa.Table) -> dict[str, pa.Array]:
         if pa.types.is_dictionary(column.type):
             column = column.dictionary_decode()
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            column = pc.utf8_trim_whitespace(column).cast(pa.string())
+            column = pc.call_function("utf8_trim_whitespace", [column]).cast(pa.string())
         columns[name] = column
     return columns
 
@@ -212,6 +210,4 @@ def _require_columns(names: list[str], header: Sequence[str], where: str) -> Non
     for name in names:
         if name not in header:
             listed = ", ".join(repr(column) for column in header[:20])
-            raise DataError(
-                f"{where}: no column {name!r}; columns are {listed}: set data.*_column to one of them"
-            )
+            raise DataError(f"{where}: no column {name!r}; columns are {listed}: set data.*_column to one of them")

@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool, Float, Int
 
-from tokenrec_jax.data.interactions import MIN_HISTORY, Interactions
-from tokenrec_jax.data.reference_layout import split_attributes
+from tokenrec_jax.data.interactions import MIN_HISTORY, Interactions, split_attributes
 from tokenrec_jax.types import ConfigError, DataError
 
 #: `InteractionTable.time` counts microseconds, `Interactions.timestamps` seconds.
@@ -63,9 +62,7 @@ def assemble(
       DataError: no rows, or none is left.
     """
     if min_rating > 0 and table.rating is None:
-        raise ConfigError(
-            f"data.min_rating is {min_rating:g} but {where} has no ratings; set data.rating_column or 0"
-        )
+        raise ConfigError(f"data.min_rating is {min_rating:g} but {where} has no ratings; set data.rating_column or 0")
     num_rows = len(table.user)
     if num_rows == 0:
         raise DataError(f"{where}: holds no interactions; at least {MIN_HISTORY} a user are needed")
@@ -86,9 +83,7 @@ def assemble(
     core_items = f" or items with fewer than {min_interactions}" if min_interactions > 1 else ""
     rows = _keep(rows, left, f"of users with fewer than {user_core} interactions{core_items}", dropped)
     if not len(rows):
-        advice = (
-            "lower data.min_rating or data.min_interactions" if min_rating or min_interactions else "add some"
-        )
+        advice = "lower data.min_rating or data.min_interactions" if min_rating or min_interactions else "add some"
         raise DataError(f"{where}: no interactions are left, {describe_dropped(dropped, kept=0)}; {advice}")
 
     rows = rows[np.argsort(user[rows], kind="stable")]
@@ -113,7 +108,7 @@ def assemble(
 
 
 def describe_dropped(dropped: dict[str, int], *, kept: int) -> str:
-    """Returns how many rows were left out and why: `dropped 120 of 100004 rows: 100 rated below 4, 20 duplicates ...`.
+    """Returns how many rows were left out and why: `dropped 12 of 99 rows: 10 rated below 4, 2 duplicates`.
 
     Args:
       dropped: rows by reason.
@@ -127,7 +122,7 @@ def describe_dropped(dropped: dict[str, int], *, kept: int) -> str:
 
 
 def _encode(texts: pa.StringArray) -> tuple[Int[np.ndarray, " rows"], pa.StringArray]:
-    """Returns a number for each text, from 0 in the order of first appearance, and the text of each number."""
+    """Returns numbers for texts, from 0 in the order of first appearance, and the text of each number."""
     encoded = texts.dictionary_encode()
     return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64), encoded.dictionary
 
@@ -159,7 +154,7 @@ def _text_of_items(
     texts: pa.StringArray, *, item: Int[np.ndarray, " rows"], wanted: Int[np.ndarray, " items"]
 ) -> tuple[str, ...]:
     """Returns for each wanted item the text of its first row that has one, "" if none has."""
-    filled = np.flatnonzero(pc.not_equal(texts, "").to_numpy(zero_copy_only=False))
+    filled = np.flatnonzero(pc.call_function("binary_length", [texts]).to_numpy(zero_copy_only=False))
     row_of = np.full(int(item.max()) + 1, -1)
     known, first = np.unique(item[filled], return_index=True)
     row_of[known] = filled[first]

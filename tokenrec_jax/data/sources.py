@@ -1,4 +1,4 @@
-"""From a `DataConfig` to validated `Interactions`: chooses the reader, prepares once, reads the prepared form later.
+"""From a `DataConfig` to validated `Interactions`: chooses a reader, prepares once, reads that later.
 
 Read `load_interactions` first; it is what everyone calls. What the readers accept is told in
 `reference_layout.py`, `interaction_files.py`, `movielens.py` and `synthetic.py`; the prepared form in
@@ -53,8 +53,8 @@ def load_interactions(config: DataConfig) -> Interactions:
                 write_prepared(interactions, folder=temporary)
         except OSError as error:
             raise DataError(
-                f"{cache}: cannot keep prepared data here ({error.strerror}); set data.cache_dir or $TOKENREC_CACHE to "
-                "a folder with space that may be written"
+                f"{cache}: cannot keep prepared data here ({error.strerror}); set data.cache_dir or "
+                "$TOKENREC_CACHE to a folder that may be written and has space"
             ) from None
     kept = len(interactions.items)
     logging.info(
@@ -122,7 +122,7 @@ def cache_folder(config: DataConfig) -> pathlib.Path:
 
 
 def _source_path(config: DataConfig) -> pathlib.Path:
-    """Returns the file or folder of the sources that have one; whether it is there is checked by their readers."""
+    """Returns the file or folder of the sources that have one; that it is there, their readers check."""
     if config.path:
         return pathlib.Path(config.path).expanduser()
     return pathlib.Path(os.environ["TOKENREC_DATA"]).expanduser() / config.name
@@ -134,12 +134,12 @@ def _check(config: DataConfig) -> None:
         raise ConfigError(f"data.source {config.source!r} is unknown; allowed are {', '.join(SOURCES)}")
     if config.min_rating < 0 or config.min_interactions < 0:
         raise ConfigError(
-            f"data.min_rating {config.min_rating:g} and data.min_interactions {config.min_interactions}; 0 or more is due"
+            f"data.min_rating {config.min_rating:g}, data.min_interactions {config.min_interactions}; 0 or more is due"
         )
     if config.source in ("tokenrec", "synthetic") and (config.min_rating or config.min_interactions):
         raise ConfigError(
-            f"data.min_rating and data.min_interactions do not apply to source {config.source}, which is used as it is; "
-            "set them to 0"
+            f"data.min_rating and data.min_interactions do not apply to source {config.source}, which is "
+            "used as it is; set them to 0"
         )
     if config.source == "movielens" and config.path not in movielens.VARIANTS:
         raise ConfigError(
@@ -147,18 +147,12 @@ def _check(config: DataConfig) -> None:
         )
     if config.source == "interactions" and not config.path:
         raise ConfigError(f"data.path is empty; {ADVICE}")
-    if (
-        config.source == "tokenrec"
-        and not config.path
-        and not (config.name and os.environ.get("TOKENREC_DATA"))
-    ):
-        raise ConfigError(
-            f"data.path is empty, and $TOKENREC_DATA or data.name is not set either; {reference_layout.ADVICE}"
-        )
+    if config.source == "tokenrec" and not config.path and not (config.name and os.environ.get("TOKENREC_DATA")):
+        raise ConfigError(f"data.path is empty, and $TOKENREC_DATA or data.name is not set; {reference_layout.ADVICE}")
 
 
 def _fingerprint(config: DataConfig) -> str:
-    """Returns 16 hexadecimal digits that change with the options, the content of the files or our own format."""
+    """Returns 16 hexadecimal digits that change with the options, the files' content or our own format."""
     options = {name: value for name, value in dataclasses.asdict(config).items() if name not in _IRRELEVANT}
     origin: object = None
     if config.source == "tokenrec":

@@ -69,34 +69,36 @@ def _walk(
 ) -> Int[np.ndarray, "users history"]:
     """Returns full-length histories without repeats; all users take a step at a time."""
     # Items sorted by group: members[first[g] : first[g] + size[g]], most popular first. The next item in a
-    # group's own order is `follower`, a cycle through the group that has nothing to do with popularity.
+    # group's own order is `follower`, who comes `stride` ranks later, around the group.
     members = np.argsort(group, kind="stable")
     size = np.bincount(group)
     first = np.append(0, np.cumsum(size)[:-1])
-    follower = np.empty_like(members)
-    stride = 5  # Coprime to no particular size: `follower` need only be fixed, the check for repeats does the rest.
-    rank = np.arange(len(members)) - first[group[members]]
-    follower[members] = members[first[group[members]] + (rank + stride) % size[group[members]]]
+    place = np.argsort(members)  # of each item among the members
+    rank = place - first[group]
+    stride = 5
+    follower = members[first[group] + (rank + stride) % size[group]]
 
     user = np.arange(num_users)
-    here = rng.integers(0, len(size), num_users)
+    here = _skewed(rng, num_users, len(size))
     histories = np.full((num_users, _LONGEST), -1)
     for step in range(_LONGEST):
         here = np.where(rng.random(num_users) < _MOVE, (here + 1) % len(size), here)
-        # The square of a uniform number prefers small ranks: that is the skew of popularity.
-        drawn = members[first[here] + (rng.random(num_users) ** 2 * size[here]).astype(int)]
+        drawn = members[first[here] + _skewed(rng, num_users, size[here])]
         previous = histories[:, step - 1]
         follows = (rng.random(num_users) < _FOLLOW) & (step > 0) & (group[previous] == here)
         item = np.where(follows, follower[previous], drawn)
         taken = _contains(histories, item)
         while taken.any():
             # The next less popular item of the group, and of the groups after it when this one is used up.
-            place = np.empty_like(members)
-            place[members] = np.arange(len(members))
             item = np.where(taken, members[(place[item] + 1) % len(members)], item)
             taken = _contains(histories, item)
         histories[user, step] = item
     return histories
+
+
+def _skewed(rng: np.random.Generator, count: int, bound: int | Int[np.ndarray, " users"]) -> Int[np.ndarray, " users"]:
+    """Returns ranks below a bound, small ones more often: half of them lie in the first eighth."""
+    return (rng.random(count) ** 3 * bound).astype(np.int64)
 
 
 def _contains(

@@ -3,8 +3,8 @@
     <folder>/tokenrec_users/1.0.0/   one record a user: original id, item ids oldest first, timestamps
     <folder>/tokenrec_items/1.0.0/   one record an item: original id, title, attributes
 
-Record u of the users is user u; what belongs to the whole set (name, dropped rows) is in the metadata of the
-users. Which source is prepared where, and when, is in `sources.py`. Read `write_prepared` first, then
+Record u of the users is user u; what belongs to the whole set (name, dropped rows) is in the metadata of
+both. Which source is prepared where, and when, is in `sources.py`. Read `write_prepared` first, then
 `read_prepared`; `open_prepared` gives random access to single records, as a grain pipeline wants.
 """
 
@@ -13,6 +13,7 @@ import dataclasses
 import io
 import itertools
 import pathlib
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,11 +25,11 @@ from tensorflow_datasets.proto import tf_example_pb2
 from tokenrec_jax.data.interactions import Interactions
 from tokenrec_jax.types import DataError
 
-#: Part of the fingerprint of a prepared set: raise it when the records or what the sources make of a file
-#: changes.
+#: Part of the fingerprint of a prepared set: raise it when records change, or what sources make of a file.
 FORMAT_VERSION = "1.0.0"
 
 _SPLIT = "rows"
+_DOWNLOADS = "downloads"  # TFDS makes it, though nothing is downloaded.
 _RECORDS_AT_ONCE = 8192
 
 
@@ -117,7 +118,8 @@ def write_prepared(interactions: Interactions, *, folder: pathlib.Path) -> None:
                 has_attributes=interactions.item_attributes is not None,
             )
             config = tfds.download.DownloadConfig(try_download_gcs=False)
-            builder.download_and_prepare(download_config=config, download_dir=str(folder / "downloads"))
+            builder.download_and_prepare(download_config=config, download_dir=str(folder / _DOWNLOADS))
+    shutil.rmtree(folder / _DOWNLOADS, ignore_errors=True)
 
 
 def read_prepared(folder: pathlib.Path) -> Interactions:
@@ -133,9 +135,7 @@ def read_prepared(folder: pathlib.Path) -> Interactions:
         raise
     except Exception as error:  # TFDS, protobuf and array_record each have errors of their own.
         reason = " ".join(str(error).split())[:200]
-        raise DataError(
-            f"{folder}: damaged ({reason}); remove this folder, it will be prepared again"
-        ) from None
+        raise DataError(f"{folder}: damaged ({reason}); remove this folder, it will be prepared again") from None
 
 
 def _read_prepared(folder: pathlib.Path) -> Interactions:
@@ -189,16 +189,13 @@ def open_prepared(folder: pathlib.Path) -> PreparedSources:
     with quiet_tfds():
         users: Any = TokenrecUsers(data_dir=str(folder))
         items: Any = TokenrecItems(data_dir=str(folder))
-        return PreparedSources(
-            users=users.as_data_source(split=_SPLIT), items=items.as_data_source(split=_SPLIT)
-        )
+        return PreparedSources(users=users.as_data_source(split=_SPLIT), items=items.as_data_source(split=_SPLIT))
 
 
 def read_examples(builder: Any, *, split: str) -> Iterator[Any]:
     """Yields the features of every record of a prepared builder, as mappings from name to protobuf `Feature`.
 
-    The decoder of TFDS spends about 100 microseconds a record on reshaping; reading whole tables goes without
-    it.
+    The decoder of TFDS spends about 100 microseconds a record on reshaping; this goes without it.
 
     Args:
       builder: a TFDS builder that is prepared as array_record.

@@ -5,6 +5,7 @@ Strings are tokenized once, at start-up; the ids of code tokens are computed, ne
 
 import dataclasses
 from collections.abc import Iterable
+from typing import Any
 
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -89,12 +90,10 @@ def word_tokenizer(texts: Iterable[str]) -> transformers.PreTrainedTokenizerBase
     )
 
 
-def make_vocabulary(
-    tokenizer: transformers.PreTrainedTokenizerBase, *, num_books: int, book_size: int
-) -> Vocabulary:
+def make_vocabulary(tokenizer: transformers.PreTrainedTokenizerBase, *, num_books: int, book_size: int) -> Vocabulary:
     """Returns the vocabulary of a tokenizer extended by the code tokens of users and items."""
-    end = int(tokenizer.eos_token_id)
-    pad = end if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
+    end: Any = tokenizer.eos_token_id
+    pad: Any = end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     return Vocabulary(
         num_text_tokens=len(tokenizer), num_books=num_books, book_size=book_size, pad_token=pad, end_token=end
     )

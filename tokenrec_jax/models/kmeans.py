@@ -7,7 +7,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 # Rows whose distances to all centers are held at once; more rows than this are visited in turn.
 CHUNK_ROWS = 8192
@@ -19,8 +19,8 @@ def fit_kmeans(
 ) -> Float[Array, "book code dim"]:
     """Returns centers by Lloyd's iterations from distinct random rows, each book with its own draw.
 
-    A center that no row chose moves onto one of the rows that are farthest from theirs. With fewer rows than centers
-    the rows repeat among the centers, and the repetitions stay empty.
+    A center that no row chose moves onto one of the rows that are farthest from theirs. With fewer rows than
+    centers the rows repeat among the centers.
 
     Args:
       rows: vectors to be clustered, of each book.
@@ -38,31 +38,28 @@ def _fit_book(
     rows: Float[Array, "rows dim"], key: PRNGKeyArray, *, num_centers: int, iterations: int
 ) -> Float[Array, "code dim"]:
     num_rows = rows.shape[0]
-    first = jax.random.permutation(key, num_rows)
-    centers = rows[first[jnp.arange(num_centers) % num_rows]]
     num_farthest = min(num_centers, num_rows)
+    first = jax.random.permutation(key, num_rows)[jnp.arange(num_centers) % num_rows]
 
-    def improve(_: int, centers: Float[Array, "code dim"]) -> Float[Array, "code dim"]:
-        nearest, distance = _assign(rows, centers)
-        sums = jax.ops.segment_sum(rows, nearest, num_centers)
+    def improve(centers: Float[Array, "code dim"], _: None) -> tuple[Float[Array, "code dim"], None]:
+        nearest = _nearest_centers(rows, centers)
         counts = jax.ops.segment_sum(jnp.ones(num_rows), nearest, num_centers)
-        means = sums / jnp.maximum(counts, 1.0)[:, None]
+        means = jax.ops.segment_sum(rows, nearest, num_centers) / jnp.maximum(counts, 1.0)[:, None]
         # The n-th empty center takes the n-th farthest row.
         empty = counts == 0
-        order = jax.lax.top_k(distance, num_farthest)[1]
-        replacement = rows[order[(jnp.cumsum(empty) - 1) % num_farthest]]
-        return jnp.where(empty[:, None], replacement, means)
+        distances = jnp.sum((rows - centers[nearest]) ** 2, axis=-1)
+        farthest = jax.lax.top_k(distances, num_farthest)[1]
+        replacement = rows[farthest[(jnp.cumsum(empty) - 1) % num_farthest]]
+        return jnp.where(empty[:, None], replacement, means), None
 
-    return jax.lax.fori_loop(0, iterations, improve, centers)
+    return jax.lax.scan(improve, rows[first], length=iterations)[0]
 
 
-def _assign(rows: Float[Array, "rows dim"], centers: Float[Array, "code dim"]) -> tuple[Array, Array]:
-    """Returns the nearest center of each row and the squared distance to it."""
+def _nearest_centers(rows: Float[Array, "rows dim"], centers: Float[Array, "code dim"]) -> Int[Array, " rows"]:
     norms = jnp.sum(centers**2, axis=-1)
 
-    def one(row: Float[Array, " dim"]) -> tuple[Array, Array]:
-        distance = norms - 2.0 * jnp.dot(centers, row, precision=jax.lax.Precision.HIGHEST)
-        nearest = jnp.argmin(distance)
-        return nearest, distance[nearest] + jnp.sum(row**2)
+    def nearest(row: Float[Array, " dim"]) -> Int[Array, ""]:
+        return jnp.argmin(norms - 2.0 * jnp.dot(centers, row, precision=jax.lax.Precision.HIGHEST))
 
-    return jax.lax.map(one, rows, batch_size=min(CHUNK_ROWS, rows.shape[0]))
+    # `batch_size` makes it one matmul a chunk.
+    return jax.lax.map(nearest, rows, batch_size=min(CHUNK_ROWS, rows.shape[0]))

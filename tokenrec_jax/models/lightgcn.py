@@ -58,8 +58,9 @@ def propagate(nodes: Float[Array, "nodes emb"], graph: jraph.GraphsTuple) -> Flo
     The weighted adjacency is symmetric, so the gradient is the same sum again. Saying so keeps the sorted receivers in
     the backward pass too, where the automatic transpose would scatter along unsorted senders.
     """
-    messages = nodes[graph.senders] * graph.edges[:, None]
-    return jraph.segment_sum(messages, graph.receivers, nodes.shape[0], indices_are_sorted=True)
+    weights, senders, receivers = (jnp.asarray(part) for part in (graph.edges, graph.senders, graph.receivers))
+    messages = nodes[senders] * weights[:, None]
+    return jraph.segment_sum(messages, receivers, nodes.shape[0], indices_are_sorted=True)
 
 
 def _propagate_forward(nodes, graph):

@@ -60,7 +60,8 @@ def assemble_prompt(
     )
     text_lengths = templates.text_length[template]
     lengths = jnp.stack(
-        [text_lengths[:, 0], slot_lengths[:, 0], text_lengths[:, 1], slot_lengths[:, 1], text_lengths[:, 2]], axis=1
+        [text_lengths[:, 0], slot_lengths[:, 0], text_lengths[:, 1], slot_lengths[:, 1], text_lengths[:, 2]],
+        axis=1,
     )
     ends = jnp.cumsum(lengths, axis=1)
     position = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (batch, length))

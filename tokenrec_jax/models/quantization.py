@@ -1,7 +1,8 @@
 """Vector quantization as pure functions: nearest codes, straight-through gradient, losses, use of the codes.
 
 What is learned around it lives in `tokenizer.py`, how the code vectors are found at the start in `kmeans.py`.
-Read `nearest_codes` and `straight_through` first. All books are handled at once: they are an axis, not a loop.
+Read `nearest_codes` and `straight_through` first. All books are handled at once: they are an axis, not a
+loop.
 """
 
 import dataclasses
@@ -51,8 +52,8 @@ def nearest_codes(
 ) -> Int[Array, "batch book"]:
     """Returns the code whose vector is nearest (Euclidean) in each book; the lowest of equals.
 
-    Distances are expanded, ‖c‖² − 2 v·c (‖v‖² is the same for all codes), so that the work is one batched matmul,
-    in float32 at full precision: on TPU the default would round the products to bfloat16.
+    Distances are expanded, ‖c‖² − 2 v·c (‖v‖² is the same for all codes), so that the work is one batched
+    matmul, in float32 at full precision: on TPU the default would round the products to bfloat16.
     """
     vectors, codebooks = vectors.astype(jnp.float32), codebooks.astype(jnp.float32)
     products = jnp.einsum("bkd,kcd->bkc", vectors, codebooks, precision=jax.lax.Precision.HIGHEST)
@@ -72,8 +73,8 @@ def straight_through(
     """Returns `quantized` whose gradient goes to `vectors`, as if nothing had been rounded.
 
     Source: VQ-VAE (van den Oord et al., 2017), §3.2; TokenRec §IV-B.
-    Differs: the reference code computes this value and then decodes the raw code vectors, so that its encoders
-      never receive a gradient.
+    Differs: the reference code computes this value and then decodes the raw code vectors, so that its
+      encoders never receive a gradient.
     """
     return vectors + jax.lax.stop_gradient(quantized - vectors)
 
@@ -84,8 +85,8 @@ def quantization_losses(
     """Returns squared distances of vectors and their codes: a mean over rows and elements, summed over books.
 
     Source: TokenRec §IV-B, the second and third term of the tokenizer's loss.
-    Differs: a mean instead of a sum over elements, as in the reconstruction term, so that the weights of the terms
-      mean the same for every `code_dim`.
+    Differs: a mean instead of a sum over elements, as in the reconstruction term, so that the weights of the
+      terms mean the same for every `code_dim`.
     """
     vectors, quantized = vectors.astype(jnp.float32), quantized.astype(jnp.float32)
     num_books = vectors.shape[1]

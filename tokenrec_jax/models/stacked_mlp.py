@@ -1,7 +1,7 @@
 """Several MLPs of one shape, computed as one: the encoders and the decoder of the tokenizers.
 
-The kernels of a layer are stacked, [stack, in, out], so that a layer of K networks is one batched matmul. Layers are
-linear → batch norm → ReLU → dropout; the last is linear only.
+The kernels of a layer are stacked, [stack, in, out], so that a layer of K networks is one batched matmul.
+Layers are linear → batch norm → ReLU → dropout; the last is linear only.
 """
 
 import itertools
@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-# Share of the running mean and variance that a training batch leaves as it was, and what is added to variances.
+# Share of the running mean and variance that a training batch leaves as it was, and what is added to
+# variances.
 MOMENTUM = 0.9
 EPSILON = 1e-5
 
@@ -63,9 +64,7 @@ class StackedMLP(nnx.Module):
     """
 
     def __init__(self, stack: int, dims: tuple[int, ...], *, dropout: float, rngs: nnx.Rngs):
-        self.linears = nnx.List(
-            [StackedLinear(stack, *pair, rngs=rngs) for pair in itertools.pairwise(dims)]
-        )
+        self.linears = nnx.List([StackedLinear(stack, *pair, rngs=rngs) for pair in itertools.pairwise(dims)])
         self.norms = nnx.List([StackedBatchNorm(stack, dim) for dim in dims[1:-1]])
         self.dropout = nnx.Dropout(dropout)
 

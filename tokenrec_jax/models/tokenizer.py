@@ -1,8 +1,8 @@
 """The masked vector-quantized tokenizer of the paper, and `build_tokenizer`, which knows all kinds.
 
 Read `MaskedVQTokenizer.loss` first: it is the method. The interface and what all kinds share are in
-`tokenizer_base.py`, the residual kinds in `tokenizer_residual.py`, nearest codes and the straight-through gradient in
-`quantization.py`.
+`tokenizer_base.py`, the residual kinds in `tokenizer_residual.py`, nearest codes and the straight-through
+gradient in `quantization.py`.
 """
 
 import jax
@@ -43,8 +43,9 @@ class MaskedVQTokenizer(Tokenizer):
     """K encoders, each with a book of its own; the mean of the K chosen code vectors is decoded.
 
     Source: TokenRec §IV-B.
-    Differs: with `config.distinct_views` each encoder reads its own share of the principal directions of the vectors
-      (`principal_views`) instead of all of them; `revive` moves dead codes; input and target are standardised.
+    Differs: with `config.distinct_views` each encoder reads its own share of the principal directions of the
+      vectors (`principal_views`) instead of all of them; `revive` moves dead codes; input and target are
+      standardised.
     """
 
     def __init__(self, config: TokenizerConfig, *, dim: int, rngs: nnx.Rngs):
@@ -67,8 +68,8 @@ class MaskedVQTokenizer(Tokenizer):
     def loss(self, vectors: Float[Array, "batch emb"], *, key: PRNGKeyArray) -> TokenizerOutput:
         """Returns the training loss of a batch: reconstruct the whole vector from codes of a masked one.
 
-        The mask is drawn for each row and element and shared by the encoders, as in the paper: what is hidden from one
-        book is hidden from all.
+        The mask is drawn for each row and element and shared by the encoders, as in the paper: what is hidden
+        from one book is hidden from all.
         """
         mask_key, encoder_key, decoder_key = jax.random.split(key, 3)
         target = self._standardise(vectors)
@@ -76,9 +77,7 @@ class MaskedVQTokenizer(Tokenizer):
         encoded = self._encode(masked, training=True, key=encoder_key)
         codes = quantization.nearest_codes(encoded, self.codebooks[...])
         quantized = quantization.look_up(self.codebooks[...], codes)
-        decoded = self._decode(
-            quantization.straight_through(encoded, quantized), training=True, key=decoder_key
-        )
+        decoded = self._decode(quantization.straight_through(encoded, quantized), training=True, key=decoder_key)
         return make_output(
             self.config, target=target, decoded=decoded, encoded=encoded, quantized=quantized, codes=codes
         )
@@ -126,14 +125,15 @@ class MaskedVQTokenizer(Tokenizer):
 def principal_views(rows: Float[Array, "rows emb"], *, num_books: int) -> Float[Array, "book emb emb"]:
     """Returns for each book a projection onto its own share of the principal directions of `rows`.
 
-    The directions are dealt out in turns, back and forth (0 1 2 2 1 0 0 …), so that each book gets about the same
-    variance, and scaled by variance^(-1/4), half way to equal variances: weak directions are what tells similar rows
-    apart.
+    The directions are dealt out in turns, back and forth (0 1 2 2 1 0 0 …), so that each book gets about the
+    same variance, and scaled by variance^(-1/4), half way to equal variances: weak directions are what tells
+    similar rows apart.
 
-    K encoders of the same vector tend to cut the space along the same lines, so that rows which share a code in one book
-    share it in all. Books that look at different directions cannot.
+    K encoders of the same vector tend to cut the space along the same lines, so that rows which share a code
+    in one book share it in all. Looking at different directions, they cut it differently.
 
-    Source: the directions are dealt out as in optimized product quantization (Ge et al., 2013), in a simpler order.
+    Source: the directions are dealt out as in optimized product quantization (Ge et al., 2013), in a simpler
+      order.
 
     Args:
       rows: standardised vectors.
@@ -143,8 +143,8 @@ def principal_views(rows: Float[Array, "rows emb"], *, num_books: int) -> Float[
     covariance = jnp.matmul(rows.T, rows, precision=jax.lax.Precision.HIGHEST) / num_rows
     variances, directions = jnp.linalg.eigh(covariance)
     variances, directions = variances[::-1], directions[:, ::-1]
-    # Directions without any variance would be blown up to noise.
-    relative = jnp.maximum(variances / jnp.mean(variances), 1e-3)
+    # Directions without any variance would be blown up to noise; a table of equal rows has no others.
+    relative = jnp.maximum(variances / jnp.maximum(jnp.mean(variances), 1e-12), 1e-3)
     turn = jnp.arange(dim) % (2 * num_books)
     owner = jnp.where(turn < num_books, turn, 2 * num_books - 1 - turn)
     weights = jnp.where(owner[None] == jnp.arange(num_books)[:, None], relative[None] ** -0.25, 0.0)

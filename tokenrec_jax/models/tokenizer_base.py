@@ -1,6 +1,7 @@
 """What all tokenizers share: the interface, the standardisation of their input, and the revival of dead codes.
 
-The kinds are `MaskedVQTokenizer` in `tokenizer.py` (the paper's) and two in `tokenizer_residual.py`. Read `Tokenizer`.
+The kinds are `MaskedVQTokenizer` in `tokenizer.py` (the paper's) and two in `tokenizer_residual.py`. Read
+`Tokenizer`.
 """
 
 import dataclasses
@@ -25,7 +26,8 @@ class TokenizerOutput:
 
     Attributes:
       total: weighted sum of the three terms below.
-      reconstruction: mean squared error of the standardised vectors: the share of their variance that is lost.
+      reconstruction: mean squared error of the standardised vectors: the share of their variance that is
+        lost.
       codebook: distance of code vectors to encoder outputs; moves the code vectors.
       commitment: the same distance; moves the encoders.
       codes: chosen codes.
@@ -43,10 +45,10 @@ class TokenizerOutput:
 class Tokenizer(nnx.Module):
     """Turns collaborative embeddings into `num_books` codes each, and codes back into embeddings.
 
-    Life of a tokenizer: `initialize` once with the real rows of the table; then, each training step, `loss`, an
-    optimizer step on the `nnx.Param`s, and `revive` with the output of that loss; at last `encode` and `decode`, which
-    change nothing. `loss` updates the batch-norm statistics (`nnx.BatchStat`), `revive` the usage statistics (`Buffer`)
-    and the code vectors, in place: under jit, carry all variables out again.
+    Life of a tokenizer: `initialize` once with the real rows of the table; then, each training step, `loss`,
+    an optimizer step on the `nnx.Param`s, and `revive` with the output of that loss; at last `encode` and
+    `decode`, which change nothing. `loss` updates the batch-norm statistics (`nnx.BatchStat`), `revive` the
+    usage statistics (`Buffer`) and the code vectors, in place: under jit, carry all variables out again.
 
     Args of the constructor:
       config: see `TokenizerConfig`.
@@ -101,9 +103,9 @@ class Tokenizer(nnx.Module):
     def revive(self, output: TokenizerOutput, *, key: PRNGKeyArray) -> None:
         """Updates the usage of the codes and moves each dead one onto what its book quantized for a random row.
 
-        A code is dead when its usage falls below `config.revival_threshold`; a moved one starts at the average usage,
-        so it has time to win rows. Rows are drawn evenly, so that most moved codes land in dense regions, where many
-        rows share a code.
+        A code is dead when its usage falls below `config.revival_threshold`; a moved one starts at the
+        average usage, so it has time to win rows. Rows are drawn evenly, so that most moved codes land in
+        dense regions, where many rows share a code.
 
         Differs: neither the paper nor its code has this; without it books decay.
         """
@@ -147,8 +149,9 @@ def mask_elements(
     """Returns a copy in which each element is 0 with probability `mask_ratio`, independently.
 
     Source: TokenRec §IV-B.
-    Differs: the vectors are standardised, so that a masked element reads as the mean of its dimension. The reference
-      code draws one mask a batch, hides about 4 of 64 elements, overwrites the target too and adds up over the books.
+    Differs: the vectors are standardised, so that a masked element reads as the mean of its dimension. The
+      reference code draws one mask a batch, hides about 4 of 64 elements, overwrites the target too and adds
+      up over the books.
     """
     return jnp.where(jax.random.bernoulli(key, mask_ratio, vectors.shape), 0.0, vectors)
 
@@ -169,9 +172,7 @@ def make_output(
     reconstruction = jnp.mean((decoded - target) ** 2)
     losses = quantization.quantization_losses(encoded, quantized)
     return TokenizerOutput(
-        total=reconstruction
-        + config.codebook_weight * losses.codebook
-        + config.commitment_weight * losses.commitment,
+        total=reconstruction + config.codebook_weight * losses.codebook + config.commitment_weight * losses.commitment,
         reconstruction=reconstruction,
         codebook=losses.codebook,
         commitment=losses.commitment,

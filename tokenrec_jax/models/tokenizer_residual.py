@@ -1,7 +1,7 @@
 """Two tokenizers whose books refine each other: each quantizes what the books before it left over.
 
-`ResidualVQTokenizer` learns one encoder and the books; `KMeansTokenizer` learns nothing beyond k-means. Both are
-baselines for the paper's tokenizer in `tokenizer.py`. Read `quantize_residuals` first.
+`ResidualVQTokenizer` learns one encoder and the books; `KMeansTokenizer` learns nothing beyond k-means. Both
+are baselines for the paper's tokenizer in `tokenizer.py`. Read `quantize_residuals` first.
 """
 
 import dataclasses
@@ -32,9 +32,7 @@ class ResidualCodes:
     residuals: Float[Array, "batch book dim"]
 
 
-def quantize_residuals(
-    vectors: Float[Array, "batch dim"], codebooks: Float[Array, "book code dim"]
-) -> ResidualCodes:
+def quantize_residuals(vectors: Float[Array, "batch dim"], codebooks: Float[Array, "book code dim"]) -> ResidualCodes:
     """Returns the nearest code of each book to what the books before it left over.
 
     Residuals pass gradients to `vectors` only: a book must not move to please the books after it.
@@ -143,9 +141,7 @@ class ResidualVQTokenizer(Tokenizer):
         found = quantize_residuals(encoded[:, 0], self.codebooks[...])
         quantized = quantization.look_up(self.codebooks[...], found.codes)
         total = jnp.sum(quantized, axis=1, keepdims=True)
-        decoded = self._decode(
-            quantization.straight_through(encoded, total), training=True, key=decoder_key
-        )
+        decoded = self._decode(quantization.straight_through(encoded, total), training=True, key=decoder_key)
         return make_output(
             self.config,
             target=target,

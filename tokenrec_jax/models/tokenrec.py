@@ -5,6 +5,7 @@ What is trained when, and with which loss, is in `training/`. Top-level attribut
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +69,7 @@ class Tables(nnx.Module):
         *,
         shape: ModelShape,
         templates: PromptTemplates,
-        inverse_sqrt_degree: Float[Array, " items"],
+        inverse_sqrt_degree: Float[Any, " items"],
     ):
         """Makes empty tables around the given constants."""
         dim, books = config.lightgcn.embedding_dim, config.tokenizer.num_books
@@ -103,23 +104,19 @@ class TokenRec(nnx.Module):
         shape: ModelShape,
         llm: T5,
         templates: PromptTemplates,
-        inverse_sqrt_degree: Float[Array, " items"],
+        inverse_sqrt_degree: Float[Any, " items"],
         rngs: nnx.Rngs,
     ):
         """Composes the parts; `llm` has room for all code tokens already."""
         self.config = config
         self.shape = shape
         dim = config.lightgcn.embedding_dim
-        self.collaborative = LightGCN(
-            config.lightgcn, num_users=shape.user_rows, num_items=shape.item_rows, rngs=rngs
-        )
+        self.collaborative = LightGCN(config.lightgcn, num_users=shape.user_rows, num_items=shape.item_rows, rngs=rngs)
         self.user_tokenizer = build_tokenizer(config.tokenizer, dim=dim, rngs=rngs)
         self.item_tokenizer = build_tokenizer(config.tokenizer, dim=dim, rngs=rngs)
         self.llm = llm
         self.head = QueryHead(config, hidden_size=llm.hidden_size, num_items=shape.item_rows, rngs=rngs)
-        self.tables = Tables(
-            config, shape=shape, templates=templates, inverse_sqrt_degree=inverse_sqrt_degree
-        )
+        self.tables = Tables(config, shape=shape, templates=templates, inverse_sqrt_degree=inverse_sqrt_degree)
 
     def queries(
         self,
@@ -140,15 +137,11 @@ class TokenRec(nnx.Module):
           key: decides dropout; None switches it off.
         """
         vectors = self.tables.item_vectors[...] if item_vectors is None else item_vectors
-        folded = fold_in(
-            history, item_vectors=vectors, inverse_sqrt_degree=self.tables.inverse_sqrt_degree[...]
-        )
+        folded = fold_in(history, item_vectors=vectors, inverse_sqrt_degree=self.tables.inverse_sqrt_degree[...])
         drop_key, llm_key = (None, None) if key is None else jax.random.split(key)
         with jax.named_scope("llm"):
             if self.config.llm.objective == "dense":
-                hidden = self._dense_hidden(
-                    user, history, template, vectors, drop_key=drop_key, llm_key=llm_key
-                )
+                hidden = self._dense_hidden(user, history, template, vectors, drop_key=drop_key, llm_key=llm_key)
             else:
                 hidden = self._prompt_hidden(
                     user, history, template, vectors, folded[:, -1], drop_key=drop_key, llm_key=llm_key
@@ -180,9 +173,9 @@ class TokenRec(nnx.Module):
             projected = self._projected_items(history, vectors)
             index = jnp.maximum(prompt.history_index, 0)[..., None]
             picked = jnp.take_along_axis(projected, index, axis=1)
-            embedded = embedded + jnp.where(
-                (prompt.history_index == PADDING)[..., None], 0.0, picked
-            ).astype(embedded.dtype)
+            embedded = embedded + jnp.where((prompt.history_index == PADDING)[..., None], 0.0, picked).astype(
+                embedded.dtype
+            )
         answer = self.llm.embed(self.tables.answer[...])
         answer = jnp.broadcast_to(answer[None], (user.shape[0], *answer.shape))
         return self._read(embedded, prompt.mask, answer, key=llm_key)[:, -1:]
@@ -240,9 +233,7 @@ class TokenRec(nnx.Module):
             codes = self.user_tokenizer.encode(folded)
         else:
             codes = self.tables.user_codes[...][user]
-        return code_tokens(
-            codes, first_token=self.shape.first_user_token, book_size=self.config.tokenizer.book_size
-        )
+        return code_tokens(codes, first_token=self.shape.first_user_token, book_size=self.config.tokenizer.book_size)
 
     def _use_user(self, batch: int, key: jax.Array | None) -> Bool[Array, " batch"]:
         if key is None or self.config.llm.user_token_dropout == 0:

@@ -68,18 +68,14 @@ class ItemIndex:
         # Explicit copies, so that an index can be built under jax.transfer_guard("disallow").
         table = jax.device_put(vectors)
         device_count = jax.device_put(np.int32(count), replicated_beside(table))
-        return cls(
-            vectors=_prepare(table, device_count, metric=metric), num_items=device_count, metric=metric
-        )
+        return cls(vectors=_prepare(table, device_count, metric=metric), num_items=device_count, metric=metric)
 
     @functools.partial(jax.jit, static_argnames=("k",))
     def search(
         self, queries: Float[Array, "batch emb"], *, k: int, exclude: Int[Array, "batch seen"] | None = None
     ) -> TopK:
         """Returns the k best items of each query; see `search.top_k`, also for `exclude` and ties."""
-        return search.top_k(
-            self._prepared(queries), self.vectors, k=k, num_items=self.num_items, exclude=exclude
-        )
+        return search.top_k(self._prepared(queries), self.vectors, k=k, num_items=self.num_items, exclude=exclude)
 
     @jax.jit
     def score(self, queries: Float[Array, "batch emb"]) -> Float[Array, "batch items"]:

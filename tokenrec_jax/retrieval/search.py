@@ -39,9 +39,7 @@ def top_k(
     return select(similarities(queries, items), allowed, k=k)
 
 
-def similarities(
-    queries: Float[Array, "batch emb"], items: Float[Array, "items emb"]
-) -> Float[Array, "batch items"]:
+def similarities(queries: Float[Array, "batch emb"], items: Float[Array, "items emb"]) -> Float[Array, "batch items"]:
     """Returns all dot products in float32.
 
     Full precision of the inputs is asked for: accelerators else round float32 inputs to bfloat16 or TF32,
@@ -78,9 +76,7 @@ def allowed_items(
     return jnp.broadcast_to(is_item, (batch, num_rows)).at[row, column].set(False, mode="drop")
 
 
-def select(
-    scores: Float[Array, "batch items"], allowed: Bool[Array, "batch_or_one items"], *, k: int
-) -> TopK:
+def select(scores: Float[Array, "batch items"], allowed: Bool[Array, "batch_or_one items"], *, k: int) -> TopK:
     """Returns the k best allowed items of each row of scores.
 
     Ties go to the lower id. Items with score NaN or -inf are never returned; where fewer than k are left, the

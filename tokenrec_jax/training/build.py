@@ -54,9 +54,7 @@ def build_model(config: Config, training: Interactions, *, mesh: Mesh) -> BuiltM
       ConfigError: the language model or its tokenizer cannot be had.
     """
     tokenizer = _tokenizer(config)
-    vocabulary = make_vocabulary(
-        tokenizer, num_books=config.tokenizer.num_books, book_size=config.tokenizer.book_size
-    )
+    vocabulary = make_vocabulary(tokenizer, num_books=config.tokenizer.num_books, book_size=config.tokenizer.book_size)
     texts = (*prompts.TRAINING_TEMPLATES, prompts.UNSEEN_TEMPLATE)
     templates = prompts.tokenize_templates(
         texts,
@@ -86,9 +84,7 @@ def build_model(config: Config, training: Interactions, *, mesh: Mesh) -> BuiltM
         rngs = nnx.Rngs(params=llm_key)
         if loaded is None:
             size = vocabulary.num_text_tokens
-            model = llm.build(
-                config.llm.name, vocab_size=size, rngs=rngs, dtype=config.llm.dtype, dropout_rate=dropout
-            )
+            model = llm.build(config.llm.name, vocab_size=size, rngs=rngs, dtype=config.llm.dtype, dropout_rate=dropout)
         else:
             model = llm.T5(loaded.config, rngs=rngs, dtype=loaded.dtype)
         model.extend_vocabulary(vocabulary.size, key=extend_key)

@@ -102,8 +102,10 @@ def run_stage(
 
     with _stop_signals() as stopped, _progress(run.stage, num_steps, position.step) as progress:
         while position.step < num_steps:
-            batch = put_batch(next(run.batches), mesh)
-            state, metrics = run.step(state, batch, run.graph)
+            # Nothing may be copied to the devices but the batch, and that explicitly.
+            with jax.transfer_guard("disallow"):
+                batch = put_batch(next(run.batches), mesh)
+                state, metrics = run.step(state, batch, run.graph)
             values = settle()
             if values and position.step % config.train.log_every == 0:
                 writer.write(position.total_step, values, stage=run.stage, kind="train")
@@ -113,17 +115,22 @@ def run_stage(
             position.total_step += 1
             progress.advance()
             last = position.step == num_steps
-            evaluate = run.evaluate is not None and (last or _due(position.step, config.train.eval_every))
+            evaluate = run.evaluate if last or _due(position.step, config.train.eval_every) else None
             if run.refresh and (evaluate or _due(position.step, config.train.refresh_codes_every)):
                 state = run.refresh(state, run.graph)
             if evaluate:
                 settle()
-                scores = run.evaluate(state)
+                scores = evaluate(state)
                 writer.write(position.total_step, scores, stage=run.stage, kind="valid")
                 progress.report(scores)
                 _keep_best(state, scores[SELECTION_METRIC], position, run.stage, store)
                 if config.train.patience and position.evaluations_since_best >= config.train.patience:
-                    logging.info("stage %s stops at step %d: no better since %d", run.stage, position.step, position.best_step)
+                    logging.info(
+                        "stage %s stops at step %d: no better since %d",
+                        run.stage,
+                        position.step,
+                        position.best_step,
+                    )
                     break
             if stopped:
                 checkpoint()
@@ -138,9 +145,7 @@ def run_stage(
     return state
 
 
-def _keep_best(
-    state: TrainState, score: float, position: Position, stage: Stage, store: CheckpointStore
-) -> None:
+def _keep_best(state: TrainState, score: float, position: Position, stage: Stage, store: CheckpointStore) -> None:
     if score > position.best_score:
         position.best_score, position.best_step, position.evaluations_since_best = score, position.step, 0
         store.save_model(f"best_{stage}", {"params": state.params, "buffers": state.buffers})

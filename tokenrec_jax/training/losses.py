@@ -9,11 +9,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from tokenrec_jax.numerics import normalize
+from tokenrec_jax.training.normaliser import log_normaliser
 from tokenrec_jax.types import PADDING
 
 
 def bayesian_personalized_ranking(
-    users: Float[Array, "batch emb"], positives: Float[Array, "batch emb"], negatives: Float[Array, "batch emb"]
+    users: Float[Array, "batch emb"],
+    positives: Float[Array, "batch emb"],
+    negatives: Float[Array, "batch emb"],
 ) -> Float[Array, ""]:
     """Returns the mean of -log sigmoid(user . positive - user . negative).
 
@@ -39,12 +42,11 @@ def softmax_retrieval(
       num_items: items of the catalogue.
     """
     with jax.named_scope("softmax_retrieval"):
-        logits = jnp.einsum("bpd,nd->bpn", queries, items, preferred_element_type=jnp.float32)
-        real = (jnp.arange(items.shape[0]) < num_items)[None, None]
-        logits = jnp.where(real, logits, -jnp.inf)
-        normaliser = jax.nn.logsumexp(logits, axis=-1)
-        picked = jnp.take_along_axis(logits, jnp.maximum(target, 0)[..., None], axis=-1)[..., 0]
-        return masked_mean(normaliser - picked, target != PADDING)
+        flat = queries.reshape(-1, queries.shape[-1])
+        wanted = jnp.maximum(target.reshape(-1), 0)
+        logit = jnp.sum(flat * items[wanted], axis=-1)
+        loss = log_normaliser(flat, items, num_items) - logit
+        return masked_mean(loss.reshape(target.shape), target != PADDING)
 
 
 def pairwise_retrieval(

@@ -95,18 +95,14 @@ def _start(
         logging.info("resuming at stage %s, step %d, from %s", stage, position.step, store.latest)
         fresh = abstract_state(built.definition)
         return store.restore_state(
-            abstract_stage(
-                fresh, built.graph, definition=built.definition, config=config, stage=stage, mesh=mesh
-            )
+            abstract_stage(fresh, built.graph, definition=built.definition, config=config, stage=stage, mesh=mesh)
         )
     state = init_state(built.definition, seed=config.seed, mesh=mesh, pretrained=built.pretrained)
     return _begin(built, state, config=config, mesh=mesh, stage=stage)
 
 
 def _begin(built: BuiltModel, state: TrainState, *, config: Config, mesh: Mesh, stage: Stage) -> TrainState:
-    return begin_stage(
-        state, built.graph, definition=built.definition, config=config, stage=stage, mesh=mesh
-    )
+    return begin_stage(state, built.graph, definition=built.definition, config=config, stage=stage, mesh=mesh)
 
 
 def _advance(position: Position, stage: int) -> None:

@@ -3,9 +3,9 @@
 Read `begin_stage`. What happens inside of a stage is in `step.py`.
 """
 
+import dataclasses
 from collections.abc import Callable
 
-import dataclasses
 import jax
 import jax.numpy as jnp
 import jraph
@@ -146,9 +146,7 @@ def init_code_tokens(model: TokenRec, *, key: Array) -> None:
     model.llm.token_embedding[...] = table
 
 
-def _as_embeddings(
-    codebooks: Float[Array, "book code dim"], *, dim: int, key: Array
-) -> Float[Array, "tokens model"]:
+def _as_embeddings(codebooks: Float[Array, "book code dim"], *, dim: int, key: Array) -> Float[Array, "tokens model"]:
     """Returns all code vectors as rows of `dim` numbers with unit variance in each book."""
     books, codes, code_dim = codebooks.shape
     centred = codebooks - jnp.mean(codebooks, axis=1, keepdims=True)
@@ -157,4 +155,3 @@ def _as_embeddings(
         centred = jnp.einsum("kld,kdm->klm", centred, projection)
     spread = jnp.sqrt(jnp.mean(jnp.square(centred), axis=(1, 2), keepdims=True))
     return (centred / jnp.maximum(spread, 1e-6)).reshape(books * codes, dim)
-

@@ -84,9 +84,7 @@ def trained(params: Params, stage: Stage) -> Params:
     return {name: params[name] for name in TRAINED[stage] if name in params}
 
 
-def init_state(
-    definition: ModelDefinition, *, seed: int, mesh: Mesh, pretrained: Params | None = None
-) -> TrainState:
+def init_state(definition: ModelDefinition, *, seed: int, mesh: Mesh, pretrained: Params | None = None) -> TrainState:
     """Returns a fresh state; each array is made in its place, nothing is ever whole on one device.
 
     Args:
@@ -96,7 +94,6 @@ def init_state(
       pretrained: weights of the language model on the host, to replace the random ones. Where the model has more rows
         than they have (added tokens), the additional rows stay random.
     """
-
     shardings = state_shardings(abstract_state(definition), mesh)
     state = jax.jit(functools.partial(_fresh, definition), out_shardings=shardings)(jax.random.key(seed))
     if pretrained is None:
@@ -112,7 +109,11 @@ def init_state(
 def _fresh(definition: ModelDefinition, key: jax.Array) -> TrainState:
     params, buffers = definition.init(key)
     return TrainState(
-        step=jnp.zeros((), jnp.int32), params=params, buffers=buffers, optimizer={}, key=jax.random.key_data(key)
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        buffers=buffers,
+        optimizer={},
+        key=jax.random.key_data(key),
     )
 
 
@@ -131,5 +132,7 @@ def abstract_model(definition: ModelDefinition, mesh: Mesh) -> dict[str, Any]:
 def abstract_like(tree: Any, shardings: Any) -> Any:
     """Returns shapes with shardings, the form in which restores want to know their target."""
     return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree, shardings
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        tree,
+        shardings,
     )

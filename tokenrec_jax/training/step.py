@@ -36,7 +36,13 @@ class StageLoss:
 
 
 def stage_loss(
-    model: TokenRec, batch: TrainBatch, graph: jraph.GraphsTuple, *, config: Config, stage: Stage, key: jax.Array
+    model: TokenRec,
+    batch: TrainBatch,
+    graph: jraph.GraphsTuple,
+    *,
+    config: Config,
+    stage: Stage,
+    key: jax.Array,
 ) -> StageLoss:
     """Returns the loss of a stage: the sum of the terms whose part of the batch is there.
 
@@ -79,9 +85,12 @@ def collaborative_terms(
     """
     with jax.named_scope("collaborative"):
         bpr = losses.bayesian_personalized_ranking(users[batch.user], items[batch.positive], items[batch.negative])
-        own_users, own_items = model.collaborative.user_embedding[...], model.collaborative.item_embedding[...]
+        own_users, own_items = (
+            model.collaborative.user_embedding[...],
+            model.collaborative.item_embedding[...],
+        )
         rows = (own_users[batch.user], own_items[batch.positive], own_items[batch.negative])
-        square = sum(jnp.sum(jnp.square(row)) for row in rows)
+        square = jnp.sum(jnp.square(jnp.stack(rows)))
         return {"bpr": bpr, "l2": l2 * 0.5 * square / batch.user.shape[0]}
 
 
@@ -135,9 +144,7 @@ def make_train_step(
     """
     optimizer = make_optimizer(config.stage(stage))
 
-    def step(
-        state: TrainState, batch: TrainBatch, graph: jraph.GraphsTuple
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
+    def step(state: TrainState, batch: TrainBatch, graph: jraph.GraphsTuple) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         loss_key, user_key, item_key = jax.random.split(key, 3)
         moving = trained(state.params, stage)
@@ -150,7 +157,8 @@ def make_train_step(
         (total, (loss, buffers)), gradients = jax.value_and_grad(loss_of, has_aux=True)(moving)
         with jax.named_scope("optimizer"):
             updates, moments = optimizer.update(gradients, state.optimizer, moving)
-            params = {**state.params, **optax.apply_updates(moving, updates)}
+            moved: Any = optax.apply_updates(moving, updates)
+            params = {**state.params, **moved}
         if loss.user_codes is not None:
             with jax.named_scope("revive_codes"):
                 model = definition.merge(params, buffers)
@@ -158,9 +166,7 @@ def make_train_step(
                 model.item_tokenizer.revive(loss.item_codes, key=item_key)
                 params, buffers = split(model)
         metrics = {"loss": total, **loss.terms, "gradient_norm": optax.global_norm(gradients)}
-        new = TrainState(
-            step=state.step + 1, params=params, buffers=buffers, optimizer=moments, key=state.key
-        )
+        new = TrainState(step=state.step + 1, params=params, buffers=buffers, optimizer=moments, key=state.key)
         return new, metrics
 
     shardings = state_shardings(jax.eval_shape(lambda tree: tree, state), mesh)

@@ -1,10 +1,10 @@
 """The working directory of a run: which files lie in it and what may be done with it. Read `Workdir`.
 
-  config.json      the whole config, written first
-  dataset/         the prepared interactions with id maps and titles: a run needs nothing outside of its directory
-  metrics.jsonl, tensorboard/
-  checkpoints/
-  result.json      written last; a run that has it is finished
+config.json      the whole config, written first
+dataset/         the prepared interactions with id maps and titles: a run needs nothing outside of its directory
+metrics.jsonl, tensorboard/
+checkpoints/
+result.json      written last; a run that has it is finished
 """
 
 import dataclasses
@@ -97,7 +97,9 @@ def _given(path: str) -> pathlib.Path:
 def _same_config(file: pathlib.Path, text: str) -> None:
     """Raises ConfigError naming the fields in which a config on disk differs from `text`."""
     old, new = _flat(json.loads(file.read_text(encoding="utf-8"))), _flat(json.loads(text))
-    changed = [f"{key}: {old.get(key)} there, {new.get(key)} here" for key in sorted(old | new) if old.get(key) != new.get(key)]
+    changed = [
+        f"{key}: {old.get(key)} there, {new.get(key)} here" for key in sorted(old | new) if old.get(key) != new.get(key)
+    ]
     if changed:
         raise ConfigError(
             f"{file}: belongs to a run with another config ({'; '.join(changed)}); "

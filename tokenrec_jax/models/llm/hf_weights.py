@@ -122,9 +122,7 @@ def load_hf(name_or_path: str, *, dtype: Any = jnp.float32, dropout_rate: float 
             problems.append(f"{key} is missing")
         elif loaded[key].shape != shapes[path]:
             ours = "/".join(map(str, path))
-            problems.append(
-                f"{key} becomes {ours} of shape {loaded[key].shape}, but {shapes[path]} is needed"
-            )
+            problems.append(f"{key} becomes {ours} of shape {loaded[key].shape}, but {shapes[path]} is needed")
         else:
             values[path] = loaded[key]
     if problems:
@@ -162,20 +160,17 @@ def find_folder(name_or_path: str) -> pathlib.Path:
     if folder.is_dir():
         return folder
     try:
-        return pathlib.Path(
-            huggingface_hub.snapshot_download(name_or_path, allow_patterns=list(HUB_PATTERNS))
-        )
+        return pathlib.Path(huggingface_hub.snapshot_download(name_or_path, allow_patterns=list(HUB_PATTERNS)))
     except HFValidationError:
         raise ConfigError(
             f"{name_or_path}: no such folder, nor a hub id; allowed: a folder with {CONFIG} and {WEIGHTS}, "
             "or an id such as google-t5/t5-small"
         ) from None
     except Exception as error:
-        # The hub's client lets the errors of several libraries through: offline, unknown id, no permission,
-        # no route.
+        # The hub's client lets errors of several libraries through: offline, unknown id, no permission.
         raise ConfigError(
-            f"{name_or_path}: no such folder, and not to be had from the hub ({type(error).__name__}); give a "
-            f"folder with {CONFIG} and {WEIGHTS}, or fill the cache (HF_HOME) where there is a network"
+            f"{name_or_path}: no such folder, and not to be had from the hub ({type(error).__name__}); give "
+            f"a folder with {CONFIG} and {WEIGHTS}, or fill the cache (HF_HOME) where there is a network"
         ) from None
 
 
@@ -206,9 +201,7 @@ def read_tensors(folder: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
     elif (folder / INDEX).is_file():
         weight_map = _read_json(folder / INDEX).get("weight_map")
         if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-            raise ConfigError(
-                f"{folder / INDEX}: no weight_map; allowed: a map of tensor names to file names"
-            )
+            raise ConfigError(f"{folder / INDEX}: no weight_map; allowed: a map of tensor names to file names")
         names = sorted(set(weight_map.values()))
         absent = [name for name in names if not (folder / name).is_file()]
         if absent:
@@ -227,9 +220,7 @@ def read_tensors(folder: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
                     # Also turns bfloat16, which is no type of numpy's own, into float32.
                     yield key, np.asarray(file.get_tensor(key), np.float32)
         except safetensors.SafetensorError as error:
-            raise ConfigError(
-                f"{folder / name}: truncated, or not safetensors ({error}); download it again"
-            ) from None
+            raise ConfigError(f"{folder / name}: truncated, or not safetensors ({error}); download it again") from None
 
 
 def _resolve_aliases(loaded: dict[str, jax.Array]) -> list[str]:

@@ -135,9 +135,7 @@ class T5(nnx.Module):
         hidden = self.encode(inputs_embeds, mask, key=encoder_key)
         return self.decode(query_embeds, encoder_hidden=hidden, encoder_mask=mask, key=decoder_key)
 
-    def logits(
-        self, hidden: Float[Array, "batch position model"]
-    ) -> Float[Array, "batch position vocabulary"]:
+    def logits(self, hidden: Float[Array, "batch position model"]) -> Float[Array, "batch position vocabulary"]:
         """Returns the score of each token after each decoder position, float32."""
         head = self.token_embedding if self.lm_head is None else self.lm_head
         if self.config.scale_logits:
@@ -287,23 +285,15 @@ class T5Layer(nnx.Module):
         normed = self.self_attention_norm(hidden)
         out = self.self_attention(normed, source=normed, biases=biases, rate=rate, key=keys[0])
         hidden = hidden + dropout(out, rate=rate, key=keys[1])
-        if (
-            self.cross_attention is not None
-            and self.cross_attention_norm is not None
-            and encoder_hidden is not None
-        ):
+        if self.cross_attention is not None and self.cross_attention_norm is not None and encoder_hidden is not None:
             normed = self.cross_attention_norm(hidden)
-            out = self.cross_attention(
-                normed, source=encoder_hidden, biases=cross_biases, rate=rate, key=keys[2]
-            )
+            out = self.cross_attention(normed, source=encoder_hidden, biases=cross_biases, rate=rate, key=keys[2])
             hidden = hidden + dropout(out, rate=rate, key=keys[3])
         out = self.feed_forward(self.feed_forward_norm(hidden), rate=rate, key=keys[4])
         return hidden + dropout(out, rate=rate, key=keys[5])
 
 
-def _with_rows(
-    table: Float[Array, "old model"], rows: int, *, key: Key[Array, ""]
-) -> Float[Array, "new model"]:
+def _with_rows(table: Float[Array, "old model"], rows: int, *, key: Key[Array, ""]) -> Float[Array, "new model"]:
     """Returns the table with drawn rows below it, `rows` in all."""
     shape = (rows - table.shape[0], table.shape[1])
     return jnp.concatenate([table, jnp.std(table) * jax.random.normal(key, shape, table.dtype)])

@@ -72,9 +72,7 @@ class T5Config:
         for name in ("pad_token", "eos_token", "decoder_start_token"):
             self._check(name, 0 <= getattr(self, name) < self.vocab_size, f"0 to {self.vocab_size - 1}")
         self._check("num_buckets", self.num_buckets >= 4, "at least 4")
-        self._check(
-            "max_distance", self.max_distance > self.num_buckets // 2, "more than half of the buckets"
-        )
+        self._check("max_distance", self.max_distance > self.num_buckets // 2, "more than half of the buckets")
         self._check("dropout_rate", 0.0 <= self.dropout_rate < 1.0, "0 up to, not including, 1")
 
     def _check(self, name: str, good: bool, allowed: str) -> None:

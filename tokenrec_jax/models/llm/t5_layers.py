@@ -114,9 +114,7 @@ class RelativeBias(nnx.Module):
 class Attention(nnx.Module):
     """Multi-head attention without scaling of the scores (T5 folds it into the initial query kernel)."""
 
-    def __init__(
-        self, model_dim: int, *, num_heads: int, head_dim: int, factor: float, rngs: nnx.Rngs, dtype
-    ):
+    def __init__(self, model_dim: int, *, num_heads: int, head_dim: int, factor: float, rngs: nnx.Rngs, dtype):
         self.num_heads = num_heads
         self.head_dim = head_dim
         inner_dim = num_heads * head_dim
@@ -195,9 +193,6 @@ class FeedForward(nnx.Module):
     ) -> Float[Array, "batch length model"]:
         """Transforms each position; `rate` and `key` are of the dropout between the two projections."""
         hidden = self.input(x)
-        if self.gate is None:
-            hidden = jax.nn.relu(hidden)
-        else:
-            # approximate=True is the tanh form, called "gelu_new" by transformers.
-            hidden = jax.nn.gelu(self.gate(x), approximate=True) * hidden
+        # approximate=True is the tanh form, called "gelu_new" by transformers.
+        hidden = jax.nn.relu(hidden) if self.gate is None else jax.nn.gelu(self.gate(x), approximate=True) * hidden
         return self.output(dropout(hidden, rate=rate, key=key))

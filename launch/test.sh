@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Installs what the tests need and runs linters and the whole suite. Arguments go to pytest.
+#   bash launch/test.sh [PYTEST ARGUMENT ...]
+set -euo pipefail
+. "$(dirname "$0")/setup.sh" demo,dev
+# PyTorch is only compared with. The pinned CPU build is not on every index; without it the parity tests skip.
+if ! python -c 'import torch' 2>/dev/null; then
+  python -m pip install --quiet --disable-pip-version-check --editable '.[parity]' ||
+    echo "no CPU build of PyTorch on the configured indexes: the parity tests will be skipped"
+fi
+ruff check .
+ruff format --check .
+basedpyright --level error
+python -m pytest "$@"

@@ -1,0 +1,55 @@
+"""A tiny model on the synthetic data set, one device, shared by the tests of training."""
+
+import dataclasses
+
+import jax
+import pytest
+from jax.sharding import Mesh
+
+from experiments.configs import tiny
+from tokenrec_jax.config import Config, MeshConfig
+from tokenrec_jax.data.interactions import Interactions
+from tokenrec_jax.data.synthetic import synthetic_interactions
+from tokenrec_jax.sharding import make_mesh
+from tokenrec_jax.training.build import BuiltModel, build_model
+from tokenrec_jax.training.stages import begin_stage
+from tokenrec_jax.training.state import TrainState, init_state
+from tokenrec_jax.types import Stage
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """A built model with what its steps need."""
+
+    config: Config
+    training: Interactions
+    mesh: Mesh
+    built: BuiltModel
+
+    def state(self, stage: Stage) -> TrainState:
+        """Returns a state at the start of a stage; the tokenizers are fitted even if TOKENIZER is skipped."""
+        state = init_state(self.built.definition, seed=0, mesh=self.mesh)
+        for each in (Stage.TOKENIZER, stage):
+            state = begin_stage(
+                state,
+                self.built.graph,
+                definition=self.built.definition,
+                config=self.config,
+                stage=each,
+                mesh=self.mesh,
+            )
+        return state
+
+
+def make_setup(config: Config, devices: list[jax.Device] | None = None) -> Setup:
+    data = synthetic_interactions(name="synthetic", num_users=60, num_items=40, seed=0)
+    training = data.without_last(2)
+    mesh = make_mesh(config.mesh, devices=devices or jax.devices()[:1])
+    return Setup(config=config, training=training, mesh=mesh, built=build_model(config, training, mesh=mesh))
+
+
+@pytest.fixture(scope="session")
+def setup() -> Setup:
+    config = tiny.get_config()
+    config.mesh = MeshConfig()
+    return make_setup(config)

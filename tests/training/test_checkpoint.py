@@ -1,0 +1,55 @@
+import jax
+import numpy as np
+import pytest
+
+from tokenrec_jax.training.checkpoint import CheckpointStore, Position
+from tokenrec_jax.training.metric_writer import MetricWriter
+from tokenrec_jax.training.stages import abstract_stage
+from tokenrec_jax.training.state import abstract_model, abstract_state
+from tokenrec_jax.types import ConfigError, Stage
+
+
+def test_state_and_position_come_back_as_they_went(setup, tmp_path):
+    state = setup.state(Stage.LLM)
+    position = Position(stage=2, step=7, total_step=127, data={"next_index": 7}, best_score=0.25, seconds={"llm": 1.5})
+    store = CheckpointStore(tmp_path)
+    assert store.latest is None and store.restore_position() is None
+    store.save(state, position)
+    store.close()
+    store = CheckpointStore(tmp_path)
+    assert store.latest == tmp_path / "checkpoints" / "state" / "127"
+    assert store.restore_position() == position
+    abstract = abstract_stage(
+        abstract_state(setup.built.definition), setup.built.graph, definition=setup.built.definition,
+        config=setup.config, stage=Stage.LLM, mesh=setup.mesh,
+    )  # fmt: skip
+    restored = store.restore_state(abstract)
+    jax.tree.map(np.testing.assert_array_equal, restored, state)
+    store.close()
+
+
+def test_models_are_replaced_by_name(setup, tmp_path):
+    store = CheckpointStore(tmp_path)
+    state = setup.state(Stage.LLM)
+    model = {"params": state.params, "buffers": state.buffers}
+    store.save_model("best_llm", model)
+    zeros = jax.tree.map(lambda x: x * 0, model)
+    store.save_model("best_llm", zeros)
+    restored = store.restore_model("best_llm", abstract_model(setup.built.definition, setup.mesh))
+    jax.tree.map(np.testing.assert_array_equal, restored, zeros)
+    with pytest.raises(ConfigError, match="best_joint: no such checkpoint"):
+        store.restore_model("best_joint", model)
+    store.close()
+
+
+def test_metrics_after_the_resumed_step_and_cut_lines_go(tmp_path):
+    writer = MetricWriter(tmp_path, resume_step=0)
+    for step in (10, 20, 30):
+        writer.write(step, {"loss": 1.0}, stage="llm", kind="train")
+    writer.close()
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text() + '{"step": 40, "lo')
+    writer = MetricWriter(tmp_path, resume_step=20)
+    writer.write(21, {"loss": 0.5}, stage="llm", kind="train")
+    writer.close()
+    assert [line.split(",")[0] for line in path.read_text().splitlines()] == ['{"step": 10', '{"step": 20', '{"step": 21']

@@ -1,0 +1,104 @@
+"""A run that was killed, or stopped by a signal, ends as one that was not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from experiments.configs import tiny
+from experiments.train import run
+from tests.conftest import REPOSITORY
+from tokenrec_jax.training import loop
+from tokenrec_jax.training.workdir import Workdir
+from tokenrec_jax.types import ConfigError, TokenRecError
+
+
+class Killed(BaseException):
+    """Stands for a SIGKILL: nothing may catch it."""
+
+
+def config(tmp_path):
+    made = tiny.get_config()
+    made.data.cache_dir = str(tmp_path / "cache")
+    made.stages = ("collaborative", "tokenizer", "llm", "joint")
+    made.train.log_every = 10
+    return made
+
+
+def metrics_of(workdir: Workdir) -> tuple[dict, list]:
+    result = workdir.result()
+    del result["seconds"]
+    lines = (workdir.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return result, [json.loads(line) for line in lines]
+
+
+@pytest.mark.slow
+def test_killed_in_every_stage_and_resumed_equals_uninterrupted(tmp_path, monkeypatch):
+    made = config(tmp_path)
+    whole = Workdir.start(str(tmp_path / "whole"), made)
+    run(made, whole)
+    broken = Workdir.start(str(tmp_path / "broken"), made)
+    put_batch = loop.put_batch
+    # Steps over all stages, counted in batches: away from checkpoints, in each of the four stages.
+    for limit in (33, 50, 55, 45):
+        calls = iter(range(limit))
+
+        def dying(batch, mesh, calls=calls):
+            if next(calls, None) is None:
+                raise Killed
+            return put_batch(batch, mesh)
+
+        monkeypatch.setattr(loop, "put_batch", dying)
+        with pytest.raises(Killed):
+            run(made, broken)
+        assert not broken.finished
+    monkeypatch.setattr(loop, "put_batch", put_batch)
+    run(made, broken)
+    assert metrics_of(broken) == metrics_of(whole)
+
+
+def test_a_loss_that_is_not_finite_names_step_and_checkpoint(tmp_path, monkeypatch):
+    made = config(tmp_path)
+    made.stages = ("collaborative",)
+    made.train.collaborative.learning_rate = 1e38
+    workdir = Workdir.start(str(tmp_path / "run"), made)
+    with pytest.raises(TokenRecError, match=r"stage collaborative, step \d+: the loss is nan; last good checkpoint: "):
+        run(made, workdir)
+    assert not workdir.finished
+
+
+def test_another_config_in_the_same_directory_is_refused(tmp_path):
+    made = config(tmp_path)
+    Workdir.start(str(tmp_path / "run"), made)
+    made.train.llm.learning_rate = 0.5
+    with pytest.raises(ConfigError, match=r"train.llm.learning_rate: 0.003 there, 0.5 here"):
+        Workdir.start(str(tmp_path / "run"), made)
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_the_same_command_goes_on(tmp_path):
+    command = [
+        sys.executable, "-m", "experiments.train", "--config=experiments/configs/tiny.py",
+        f"--workdir={tmp_path}/run", f"--config.data.cache_dir={tmp_path}/cache", "--config.stages=collaborative",
+        "--config.train.steps=4000", "--config.train.eval_every=0",
+        "--config.train.checkpoint_every=1000000", "--config.train.log_every=20",
+    ]  # fmt: skip
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate()
+    assert process.returncode == 1
+    last = errors.splitlines()[-1]
+    assert last.startswith("error: stopped at stage collaborative, step ")
+    assert "run the same command again to go on" in last
+    stopped_at = int(last.split("step ")[1].split(" ")[0])
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"resuming at stage collaborative, step {stopped_at}" in done.stderr

@@ -1,0 +1,110 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.training.conftest import make_setup
+from experiments.configs import tiny
+from tokenrec_jax.data.batches import train_batches
+from tokenrec_jax.sharding import put_batch
+from tokenrec_jax.training.state import TRAINED
+from tokenrec_jax.training.step import make_train_step
+from tokenrec_jax.types import Stage
+
+
+def run(setup, stage: Stage, steps: int):
+    """Returns the parameters before, the state after, and the metrics of each step."""
+    state = setup.state(stage)
+    before = jax.tree.map(np.asarray, state.params)
+    step = make_train_step(setup.built.definition, config=setup.config, stage=stage, state=state, mesh=setup.mesh)
+    batches = train_batches(setup.training, config=setup.config, stage=stage)
+    found = []
+    shapes = set()
+    for _ in range(steps):
+        with jax.transfer_guard("disallow"):
+            batch = put_batch(next(batches), setup.mesh)
+            state, metrics = step(state, batch, setup.built.graph)
+        shapes.add(jax.tree.map(jnp.shape, batch))
+        found.append(jax.device_get(metrics))
+    return before, state, found, step, shapes
+
+
+@pytest.mark.parametrize("stage", list(Stage))
+def test_a_stage_learns_moves_only_its_parameters_and_compiles_once_a_shape(setup, stage):
+    before, state, metrics, step, shapes = run(setup, stage, 16)
+    assert all(np.isfinite(m["loss"]) for m in metrics)
+    assert np.mean([m["loss"] for m in metrics[-4:]]) < np.mean([m["loss"] for m in metrics[:4]])
+    for group, old in before.items():
+        moved = any(
+            not np.array_equal(a, b)
+            for a, b in zip(jax.tree.leaves(old), jax.tree.leaves(state.params[group]), strict=True)
+        )
+        assert moved == (group in TRAINED[stage]), group
+    # Buckets 6 and 12 in the stages with histories, one shape else.
+    assert len(shapes) == (2 if stage in (Stage.LLM, Stage.JOINT) else 1)
+    assert step._cache_size() == len(shapes)
+    assert int(state.step) == 16
+
+
+def test_steps_are_reproducible(setup):
+    first = run(setup, Stage.LLM, 3)[2]
+    second = run(setup, Stage.LLM, 3)[2]
+    assert [m["loss"] for m in first] == [m["loss"] for m in second]
+
+
+OPTIONS = {
+    "paper": {"llm.fold_in": False, "loss.kind": "pairwise", "loss.num_negatives": 3},
+    "dense": {"llm.objective": "dense", "llm.item_vectors_at_input": True, "llm.item_residual": True},
+    "dense without user": {"llm.objective": "dense", "llm.user_tokens": "none"},
+    "folded user": {"llm.user_tokens": "folded", "llm.user_token_dropout": 0.3, "llm.dropout": 0.1},
+    "vectors in the prompt": {"llm.item_vectors_at_input": True, "llm.item_residual": True},
+    "residual tokenizer": {"tokenizer.kind": "residual_vq"},
+    "k-means tokenizer": {"tokenizer.kind": "kmeans"},
+    "bfloat16": {"llm.dtype": "bfloat16"},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options_train(name):
+    config = tiny.get_config()
+    for path, value in OPTIONS[name].items():
+        section, field = path.split(".")
+        setattr(getattr(config, section), field, value)
+    setup = make_setup(config)
+    _, _, metrics, _, _ = run(setup, Stage.LLM, 10)
+    losses = [float(m["loss"]) for m in metrics]
+    assert np.isfinite(losses).all()
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+
+
+def test_joint_sends_the_retrieval_gradient_into_the_graph_encoder(setup):
+    """With the pairwise graph loss switched off, its tables still move: through the item space."""
+    config = tiny.get_config()
+    config.loss.collaborative_weight = 0.0
+    config.loss.tokenizer_weight = 0.0
+    before, state, _, _, _ = run(make_setup(config), Stage.JOINT, 2)
+    old, new = before["collaborative"]["item_embedding"], state.params["collaborative"]["item_embedding"]
+    assert not np.array_equal(old, new)
+
+
+def test_codes_at_the_input_come_from_the_tokenizer(setup):
+    """The tables of the LLM stage hold the codes that the fitted tokenizers give to the frozen vectors."""
+    state = setup.state(Stage.LLM)
+    model = setup.built.definition.merge(state.params, state.buffers)
+    expected = model.item_tokenizer.encode(model.tables.item_vectors[...])
+    np.testing.assert_array_equal(model.tables.item_codes[...], expected)
+    assert len(np.unique(np.asarray(expected)[:40], axis=0)) > 10
+
+
+def test_code_tokens_start_from_the_codebooks(setup):
+    """Distances between token embeddings follow those between code vectors."""
+    state = setup.state(Stage.LLM)
+    model = setup.built.definition.merge(state.params, state.buffers)
+    first, size = setup.built.vocabulary.first_item_token, setup.config.tokenizer.book_size
+    tokens = np.asarray(model.llm.token_embedding[...])[first : first + size]
+    codes = np.asarray(model.item_tokenizer.code_vectors())[0]
+
+    def distances(rows):
+        return np.linalg.norm(rows[:, None] - rows[None], axis=-1)[np.triu_indices(size, 1)]
+
+    assert np.corrcoef(distances(tokens), distances(codes))[0, 1] > 0.8
