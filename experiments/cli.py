@@ -28,13 +28,23 @@ def define_config() -> Callable[[], Config]:
         if config is None:
             raise ConfigError("--config: not given; name a config file such as experiments/configs/quickstart.py")
         if not isinstance(config, Config):
-            raise ConfigError(f"--config: {config}; give a Python file whose get_config returns a Config")
+            # A file that cannot be read or run is reported by the library only when a field of it is looked at.
+            raise ConfigError(f"--config: {_reason(config)}; give a Python file whose get_config returns a Config")
         # A list on the command line comes as one string in a tuple: "a,b".
         config.stages = tuple(part for stage in config.stages for part in stage.split(","))
         validate(config)
         return config
 
     return read
+
+
+def _reason(config: object) -> str:
+    """Returns in one line why `config` is not one."""
+    try:
+        config.seed  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]
+    except Exception as error:
+        return " ".join(str(error).split())
+    return f"got a {type(config).__name__}"
 
 
 def run(main: Callable[[], None]) -> None:

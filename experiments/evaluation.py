@@ -11,8 +11,7 @@ from tokenrec_jax.evaluation.evaluator import ScoreFunction, evaluate
 from tokenrec_jax.evaluation.protocols import evaluation_batches
 from tokenrec_jax.recommender import Retriever
 from tokenrec_jax.training.build import BuiltModel
-from tokenrec_jax.training.loop import Evaluator
-from tokenrec_jax.training.state import TrainState
+from tokenrec_jax.training.state import Evaluator, TrainState
 from tokenrec_jax.types import Split, Stage
 
 

@@ -32,11 +32,9 @@ def test_unknown_arrays_and_indivisible_dimensions_are_errors():
     with pytest.raises(ConfigError, match="0 rules match 'surprise/kernel'"):
         state_shardings({"surprise": {"kernel": jnp.zeros(3)}}, mesh)
 
-    class FourWide:
-        shape = {"data": 1, "fsdp": 4, "tensor": 1}
-
-    with pytest.raises(ConfigError, match="user_embedding has a dimension of 6, not divisible by mesh.fsdp=4"):
-        state_shardings({"user_embedding": jnp.zeros((6, 8))}, FourWide())  # pyright: ignore[reportArgumentType]
+    four = jax.sharding.AbstractMesh((1, 4, 1), ("data", "fsdp", "tensor"))
+    with pytest.raises(ConfigError, match=r"user_embedding has a dimension of 6, not divisible by mesh\.fsdp=4"):
+        state_shardings({"user_embedding": jnp.zeros((6, 8))}, four)
 
 
 def test_batches_are_put_whole():

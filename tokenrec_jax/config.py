@@ -106,7 +106,7 @@ class LLMConfig:
 
     # `scratch:<preset>` for random weights, a folder with Hugging Face files, or a hub id such as `t5-small`.
     name: str = "scratch:compact"
-    # Hugging Face tokenizer: folder or hub id. Empty: the one of `name`; for `scratch:` a word-level one of our templates.
+    # Hugging Face tokenizer: folder or hub id. Empty: the one of `name`; for `scratch:` the words of our templates.
     tokenizer: str = ""
     # One of OBJECTIVES: one query a prompt (the paper) or one after each history item.
     objective: str = "prompt"
@@ -292,7 +292,7 @@ def validate(config: Config) -> None:
         if value not in allowed:
             raise ConfigError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
 
-    def at_least(name: str, value: float, least: float) -> None:
+    def at_least(name: str, value: int, least: int) -> None:
         if value < least:
             raise ConfigError(f"{name} is {value}; allowed is {least} or more")
 

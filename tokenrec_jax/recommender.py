@@ -15,9 +15,8 @@ from tokenrec_jax.evaluation.evaluator import ScoreFunction, score_with_index
 from tokenrec_jax.retrieval.index import ItemIndex
 from tokenrec_jax.sharding import batch_sharding, make_mesh, put_batch, replicated
 from tokenrec_jax.training.build import BuiltModel, build_model
-from tokenrec_jax.training.checkpoint import CheckpointStore
+from tokenrec_jax.training.checkpoint import FINAL, CheckpointStore
 from tokenrec_jax.training.query import make_item_vectors, make_query_function
-from tokenrec_jax.training.run import FINAL
 from tokenrec_jax.training.state import Params, abstract_model
 from tokenrec_jax.training.workdir import Workdir
 from tokenrec_jax.types import PADDING, DataError, EvaluationBatch
@@ -145,9 +144,9 @@ class Recommender:
                     f"user {user!r}: not among the {len(self._users)} users of {self.interactions.name}; "
                     f"ids look like {self.interactions.user_ids[0]!r}"
                 )
-        rows = np.array([self._users[user] for user in users], np.int32)
+        rows = [self._users[user] for user in users]
         histories = [self.interactions.history(row) for row in rows]
-        return self._recommend(rows, histories, k=k, exclude_seen=exclude_seen)
+        return self._recommend(np.array(rows, np.int32), histories, k=k, exclude_seen=exclude_seen)
 
     def _recommend(
         self, rows: Int[np.ndarray, " users"], histories: list[np.ndarray], *, k: int, exclude_seen: bool
@@ -167,11 +166,9 @@ class Recommender:
         found = jax.device_get(self._index.search(query, k=k, exclude=batch.seen if exclude_seen else None))
         return [
             [self._named(item, score) for item, score in zip(ids, scores, strict=True) if item != PADDING]
-            for ids, scores in zip(found.ids[: len(rows)], found.scores[: len(rows)], strict=True)
+            for ids, scores in zip(found.ids.tolist()[: len(rows)], found.scores.tolist(), strict=False)
         ]
 
     def _named(self, item: int, score: float) -> Recommendation:
         titles = self.interactions.item_titles
-        return Recommendation(
-            item=self.interactions.item_ids[item], title=titles[item] if titles else "", score=float(score)
-        )
+        return Recommendation(item=self.interactions.item_ids[item], title=titles[item] if titles else "", score=score)

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tokenrec_jax.config import MeshConfig
 from tokenrec_jax.types import ConfigError
@@ -55,8 +55,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     data = config.data or len(devices) // fixed
     if data * fixed != len(devices) or data < 1:
         raise ConfigError(
-            f"mesh: data={config.data} fsdp={config.fsdp} tensor={config.tensor} does not cover {len(devices)} devices; "
-            "their product must be the number of devices (data=0 takes what is left)"
+            f"mesh: data={config.data} fsdp={config.fsdp} tensor={config.tensor} does not cover {len(devices)} "
+            "devices; their product must be the number of devices (data=0 takes what is left)"
         )
     # Auto: under explicit axis types `lax.top_k` over a sharded axis and segment sums refuse to compile.
     return jax.make_mesh(
@@ -67,7 +67,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     )
 
 
-def state_shardings(tree: Any, mesh: Mesh) -> Any:
+def state_shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
     """Returns a tree of shardings for a tree of arrays or shapes.
 
     Raises:

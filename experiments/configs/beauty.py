@@ -1,12 +1,12 @@
-"""Beauty with the paper's settings.
+"""Beauty, one of the paper's four data sets.
 
 Command: python -m experiments.train --config=experiments/configs/beauty.py:compact --workdir=runs/beauty
 """
 
-from experiments.configs import paper
+from experiments.configs import recipes
 from tokenrec_jax.config import Config
 
 
 def get_config(argument: str = "t5-small") -> Config:
-    """Returns the config; `argument` is the size of the language model, see `paper.get_config`."""
-    return paper.get_config(argument, name="Beauty", book_size=512)
+    """Returns the config; `argument` is the size of the language model, see `recipes.get_config`."""
+    return recipes.get_config(argument, name="Beauty", book_size=512, max_history=20)

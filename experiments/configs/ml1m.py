@@ -1,12 +1,12 @@
-"""ML1M with the paper's settings.
+"""ML1M, one of the paper's four data sets.
 
 Command: python -m experiments.train --config=experiments/configs/ml1m.py:compact --workdir=runs/ml1m
 """
 
-from experiments.configs import paper
+from experiments.configs import recipes
 from tokenrec_jax.config import Config
 
 
 def get_config(argument: str = "t5-small") -> Config:
-    """Returns the config; `argument` is the size of the language model, see `paper.get_config`."""
-    return paper.get_config(argument, name="ML1M", book_size=256)
+    """Returns the config; `argument` is the size of the language model, see `recipes.get_config`."""
+    return recipes.get_config(argument, name="ML1M", book_size=256, max_history=100)

@@ -9,7 +9,7 @@ from tokenrec_jax import config as c
 def get_config(argument: str = "compact") -> c.Config:
     """Returns the config; `argument` is the preset of the language model."""
     config = c.Config()
-    config.data = c.DataConfig(source="movielens-small", max_history=50, history_buckets=(20, 50))
+    config.data = c.DataConfig(source="movielens-small", min_interactions=5, max_history=50, history_buckets=(20, 50))
     config.lightgcn = c.LightGCNConfig()
     config.tokenizer = c.TokenizerConfig(book_size=256)
     config.llm = c.LLMConfig(

@@ -10,7 +10,7 @@ def interactions(histories: list[list[int]], num_items: int) -> Interactions:
     return Interactions(
         name="made",
         indptr=np.concatenate([[0], np.cumsum([len(h) for h in histories])]),
-        items=np.array(sum(histories, []), np.int32),
+        items=np.concatenate([np.array(h, np.int32) for h in histories]),
         user_ids=tuple(str(u) for u in range(len(histories))),
         item_ids=tuple(str(i) for i in range(num_items)),
     )

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.conftest import FAST_COMPILATION, REPOSITORY
 
 PROGRAM = """
 import json, sys
@@ -36,7 +36,7 @@ def losses(data: int, fsdp: int, tensor: int) -> dict:
     devices = data * fsdp * tensor
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {FAST_COMPILATION}",
     }
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(data), str(fsdp), str(tensor)],

@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.training.conftest import make_setup
 from experiments.configs import tiny
+from tests.training.conftest import make_setup
 from tokenrec_jax.data.batches import train_batches
 from tokenrec_jax.sharding import put_batch
 from tokenrec_jax.training.state import TRAINED

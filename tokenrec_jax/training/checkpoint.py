@@ -12,6 +12,9 @@ import orbax.checkpoint as ocp
 from tokenrec_jax.training.state import TrainState
 from tokenrec_jax.types import ConfigError
 
+#: Name of the model that a finished run is used with.
+FINAL = "final"
+
 
 @dataclasses.dataclass
 class Position:

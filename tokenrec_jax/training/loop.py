@@ -22,14 +22,12 @@ from tokenrec_jax.config import Config
 from tokenrec_jax.sharding import put_batch
 from tokenrec_jax.training.checkpoint import CheckpointStore, Position
 from tokenrec_jax.training.metric_writer import MetricWriter
-from tokenrec_jax.training.state import TrainState
+from tokenrec_jax.training.state import Evaluator, TrainState
 from tokenrec_jax.training.step import TrainStep
 from tokenrec_jax.types import Stage, TokenRecError, TrainBatch
 
 #: Validation metric that chooses the best model of a stage.
 SELECTION_METRIC = "ndcg@10"
-
-Evaluator = Callable[[TrainState], dict[str, float]]
 
 
 class StoppedError(TokenRecError):

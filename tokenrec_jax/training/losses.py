@@ -4,6 +4,8 @@ The tokenizers' loss lives with the tokenizers, since its terms need their insid
 `step.py`.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -45,7 +47,8 @@ def softmax_retrieval(
         flat = queries.reshape(-1, queries.shape[-1])
         wanted = jnp.maximum(target.reshape(-1), 0)
         logit = jnp.sum(flat * items[wanted], axis=-1)
-        loss = log_normaliser(flat, items, num_items) - logit
+        normaliser: Any = log_normaliser(flat, items, num_items)
+        loss = normaliser - logit
         return masked_mean(loss.reshape(target.shape), target != PADDING)
 
 

@@ -33,7 +33,7 @@ def log_normaliser(
 def _forward(queries, items, num_items):
     def step(carry, chunk):
         largest, total = carry
-        logits = _logits(queries, *chunk, num_items)
+        logits = _logits(queries, chunk, num_items)
         new = jnp.maximum(largest, logits.max(axis=1))
         total = total * jnp.exp(largest - new) + jnp.exp(logits - new[:, None]).sum(axis=1)
         return (new, total), None
@@ -50,7 +50,7 @@ def _backward(num_items, residuals, gradient):
     queries, items, result = residuals
 
     def step(query_gradient, chunk):
-        weights = jnp.exp(_logits(queries, *chunk, num_items) - result[:, None]) * gradient[:, None]
+        weights = jnp.exp(_logits(queries, chunk, num_items) - result[:, None]) * gradient[:, None]
         return query_gradient + weights @ chunk[0], weights.T @ queries
 
     query_gradient, item_gradient = jax.lax.scan(step, jnp.zeros_like(queries), _chunks(items))
@@ -67,8 +67,9 @@ def _chunks(items: Float[Array, "items emb"]) -> tuple[Float[Array, "chunk size 
     return padded.reshape(-1, size, items.shape[1]), jnp.arange(0, len(padded), size)
 
 
-def _logits(queries, items, first, num_items):
+def _logits(queries, chunk, num_items):
     """Returns the logits of a chunk, -inf at padding."""
+    items, first = chunk
     logits = jnp.einsum("qd,nd->qn", queries, items, preferred_element_type=jnp.float32)
     real = first + jnp.arange(items.shape[0]) < num_items
     return jnp.where(real[None], logits, -jnp.inf)

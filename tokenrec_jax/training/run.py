@@ -15,17 +15,14 @@ from tokenrec_jax.data.batches import train_batches
 from tokenrec_jax.data.interactions import Interactions
 from tokenrec_jax.models.quantization import measure_usage
 from tokenrec_jax.training.build import BuiltModel
-from tokenrec_jax.training.checkpoint import CheckpointStore, Position
-from tokenrec_jax.training.loop import Evaluator, StageRun, run_stage
+from tokenrec_jax.training.checkpoint import FINAL, CheckpointStore, Position
+from tokenrec_jax.training.loop import StageRun, run_stage
 from tokenrec_jax.training.metric_writer import MetricWriter
 from tokenrec_jax.training.stages import abstract_stage, begin_stage, make_table_refresh
-from tokenrec_jax.training.state import TrainState, abstract_model, abstract_state, init_state, trained
+from tokenrec_jax.training.state import Evaluator, TrainState, abstract_model, abstract_state, init_state, trained
 from tokenrec_jax.training.step import make_train_step
 from tokenrec_jax.training.workdir import Workdir
 from tokenrec_jax.types import Stage
-
-#: Name of the checkpoint that a finished run is used with.
-FINAL = "final"
 
 
 @dataclasses.dataclass(frozen=True)

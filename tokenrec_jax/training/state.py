@@ -50,6 +50,10 @@ class TrainState:
     key: jax.Array
 
 
+#: Validation metrics of a state, by name.
+Evaluator = Callable[[TrainState], dict[str, float]]
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelDefinition:
     """The static half of the model: its graph definition and how to build it from a key."""

@@ -1,0 +1,78 @@
+"""The two recipes that the configs of the paper's four data sets choose from. Read `get_config`.
+
+Both have the paper's sizes: 64 dimensions, 3 propagation layers, 3 books, mask ratio 0.2. They differ in what the
+language model learns from:
+
+  ours    softmax over the whole catalogue, every item of a history a target, the query starts from the fold-in of the
+          history, items may move, the graph's vectors are read beside the codes; no user tokens
+  paper   one target a prompt, cosine ranking against one sampled negative, frozen items, learned user tokens
+
+Source of the sizes: TokenRec §V and its reference code.
+"""
+
+from tokenrec_jax import config as c
+
+#: Prefix of the argument that asks for the paper's recipe.
+PAPER = "paper-"
+
+
+def get_config(argument: str, *, name: str, book_size: int, max_history: int) -> c.Config:
+    """Returns the config of a data set in the reference layout.
+
+    Args:
+      argument: size of the language model: `compact` (a small T5 from random weights, for CPUs), another preset as
+        `scratch:t5-small`, a hub id such as `t5-small`, or a folder; `paper-` before it asks for the paper's recipe.
+      name: folder of the data set below $TOKENREC_DATA.
+      book_size: codes in a book (256 for LastFM and ML1M, 512 for Beauty and Clothing).
+      max_history: newest items of a history that are read.
+    """
+    model = argument.removeprefix(PAPER)
+    from_scratch = model == "compact" or model.startswith("scratch:")
+    config = c.Config()
+    config.data = c.DataConfig(source="tokenrec", name=name, max_history=max_history)
+    config.tokenizer = c.TokenizerConfig(book_size=book_size)
+    config.llm = c.LLMConfig(name="scratch:compact" if model == "compact" else model)
+    config.train = c.TrainConfig(
+        collaborative=c.StageConfig(steps=2000, batch_size=8192, learning_rate=5e-3, cosine_decay=False),
+        tokenizer=c.StageConfig(steps=1000, batch_size=512, learning_rate=3e-3, weight_decay=0.01),
+        # The paper fine-tunes pretrained weights at 5e-5; random ones need more.
+        llm=c.StageConfig(batch_size=128, learning_rate=1e-3 if from_scratch else 5e-5, weight_decay=0.01),
+        eval_every=200,
+        checkpoint_every=200,
+    )
+    if argument.startswith(PAPER):
+        _paper(config)
+    else:
+        _ours(config)
+    return config
+
+
+def _ours(config: c.Config) -> None:
+    config.data.history_buckets = _buckets(config.data.max_history)
+    config.llm.objective = "dense"
+    config.llm.user_tokens = "none"
+    config.llm.fold_in = True
+    config.llm.item_residual = True
+    config.llm.item_vectors_at_input = True
+    config.llm.dropout = 0.3
+    config.loss = c.LossConfig(kind="softmax", temperature=0.1)
+    config.train.llm.steps = 1000
+    config.train.patience = 5
+
+
+def _paper(config: c.Config) -> None:
+    config.data.history_buckets = _buckets(config.data.max_history)
+    config.llm.objective = "prompt"
+    config.llm.user_tokens = "learned"
+    config.loss = c.LossConfig(kind="pairwise", margin=0.1, num_negatives=1)
+    config.train.llm.steps = 20_000
+    config.train.eval_every = config.train.checkpoint_every = 1000
+    config.train.patience = 5
+
+
+def _buckets(max_history: int) -> tuple[int, ...]:
+    """Returns lengths that double up to the longest."""
+    lengths = [max_history]
+    while lengths[0] > 12:
+        lengths.insert(0, -(-lengths[0] // 2))
+    return tuple(lengths)

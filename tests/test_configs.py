@@ -1,0 +1,99 @@
+"""Shipped configs are valid, survive JSON, and change only on purpose.
+
+After a change that is meant: python -m tests.test_configs
+"""
+
+import importlib
+import pathlib
+
+import pytest
+
+from tokenrec_jax.config import Config, from_json, to_json, validate
+from tokenrec_jax.types import ConfigError, Stage
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+SHIPPED = [
+    ("tiny", "tiny"),
+    ("quickstart", "compact"),
+    ("lastfm", "compact"),
+    ("lastfm", "paper-t5-small"),
+    ("beauty", "compact"),
+    ("ml1m", "compact"),
+    ("clothing", "t5-small"),
+]
+
+
+def shipped(name: str, argument: str) -> Config:
+    return importlib.import_module(f"experiments.configs.{name}").get_config(argument)
+
+
+@pytest.mark.parametrize(("name", "argument"), SHIPPED)
+def test_shipped_configs_are_valid_and_as_recorded(name, argument):
+    config = shipped(name, argument)
+    validate(config)
+    recorded = (GOLDEN / f"{name}-{argument}.json").read_text(encoding="utf-8")
+    assert to_json(config) == recorded, "changed on purpose? then: python -m tests.test_configs"
+
+
+def test_json_round_trip_keeps_types():
+    config = shipped("quickstart", "compact")
+    assert from_json(to_json(config)) == config
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", to_json(Config()).replace('"seed"', '"sead"')])
+def test_json_of_something_else_is_refused(text):
+    with pytest.raises(ConfigError):
+        from_json(text)
+
+
+def test_global_steps_and_batch_size_replace_those_of_every_stage():
+    config = Config()
+    config.train.llm.steps, config.train.llm.batch_size = 7, 9
+    assert (config.stage(Stage.LLM).steps, config.stage(Stage.LLM).batch_size) == (7, 9)
+    config.train.steps, config.train.batch_size = 3, 4
+    assert {(config.stage(s).steps, config.stage(s).batch_size) for s in Stage} == {(3, 4)}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (
+            "data.source",
+            "netflix",
+            "data.source is 'netflix'; allowed: tokenrec, interactions, movielens-small",
+        ),
+        ("stages", ("llm", "tokenizer"), "in the order collaborative, tokenizer, llm, joint"),
+        ("stages", (), "stages is ''"),
+        ("tokenizer.kind", "pq", "tokenizer.kind is 'pq'"),
+        ("tokenizer.mask_ratio", 1.0, "tokenizer.mask_ratio is 1.0; allowed is 0 or more and below 1"),
+        ("llm.objective", "beam", "llm.objective is 'beam'"),
+        ("loss.temperature", 0.0, "loss.temperature is 0.0; allowed is above 0"),
+        ("train.batch_size", -1, "batch_size is -1; allowed is 1 or more"),
+        ("mesh.fsdp", 0, "mesh.fsdp is 0; allowed is 1 or more"),
+        ("data.history_buckets", (30, 20), "ascending lengths that end with data.max_history"),
+        ("evaluation.cutoffs", (5,), "allowed are sets that hold 10"),
+    ],
+)
+def test_bad_values_are_named_with_what_is_allowed(path, value, message):
+    config = Config()
+    *sections, field = path.split(".")
+    target = config
+    for section in sections:
+        target = getattr(target, section)
+    setattr(target, field, value)
+    with pytest.raises(ConfigError) as caught:
+        validate(config)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_dense_objective_refuses_user_tokens_that_know_the_future():
+    config = Config()
+    config.llm.objective, config.llm.user_tokens = "dense", "folded"
+    with pytest.raises(ConfigError, match="would know the later items"):
+        validate(config)
+
+
+if __name__ == "__main__":
+    for name, argument in SHIPPED:
+        (GOLDEN / f"{name}-{argument}.json").write_text(to_json(shipped(name, argument)), encoding="utf-8")

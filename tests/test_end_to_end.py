@@ -1,0 +1,166 @@
+"""The commands as a user types them: own data in, recommendations out; and what happens when something is wrong."""
+
+import csv
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.conftest import REPOSITORY
+from tokenrec_jax.data.synthetic import synthetic_interactions
+from tokenrec_jax.recommender import Recommender
+from tokenrec_jax.types import DataError
+
+
+def command(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", f"experiments.{module}", *arguments],
+        cwd=REPOSITORY,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory) -> pathlib.Path:
+    """A shop's own log: string ids, other column names, titles, times."""
+    data = synthetic_interactions(name="shop", num_users=120, num_items=60, seed=1)
+    path = tmp_path_factory.mktemp("shop") / "log.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["customer", "sku", "when", "name"])
+        for user in range(data.num_users):
+            for time, item in enumerate(data.history(user)):
+                writer.writerow([f"c{user}", f"sku-{item}", 1_600_000_000 + time, f"Thing {item}"])
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(table, tmp_path_factory) -> tuple[pathlib.Path, list[str], str]:
+    """A finished run on it: its directory, the flags of its command, what it printed."""
+    folder = tmp_path_factory.mktemp("run")
+    flags = [
+        "--config=experiments/configs/tiny.py", f"--workdir={folder}/shop", f"--config.data.cache_dir={folder}/cache",
+        "--config.data.source=interactions", f"--config.data.path={table}", "--config.data.user_column=customer",
+        "--config.data.item_column=sku", "--config.data.timestamp_column=when", "--config.data.title_column=name",
+        "--config.seed=3",
+    ]  # fmt: skip
+    done = command("train", *flags)
+    assert done.returncode == 0, done.stderr
+    return folder / "shop", flags, done.stdout
+
+
+def test_a_run_leaves_what_the_readme_says(trained):
+    workdir, _, printed = trained
+    left = {path.name for path in workdir.iterdir()}
+    assert {"config.json", "metrics.jsonl", "checkpoints", "result.json", "dataset"} <= left
+    result = json.loads((workdir / "result.json").read_text())
+    assert result["seed"] == 3
+    assert set(result) == {"dataset", "seed", "valid", "test", "baselines", "seconds"}
+    assert set(result["baselines"]) == {"popularity", "item_knn", "lightgcn"}
+    assert set(result["seconds"]) == {"collaborative", "tokenizer", "llm"}
+    promised = {f"{name}@{k}" for name in ("hr", "ndcg", "mrr", "recall", "coverage") for k in (5, 10, 20, 30)}
+    for metrics in (result["valid"], result["test"], result["baselines"]["lightgcn"]["test"]):
+        assert promised <= set(metrics)
+    assert result["test"]["hr@10"] > result["baselines"]["popularity"]["test"]["hr@10"]
+    assert "TokenRec" in printed and "item_knn" in printed and str(workdir) in printed
+    kinds = {json.loads(line)["kind"] for line in (workdir / "metrics.jsonl").read_text().splitlines()}
+    assert kinds == {"train", "valid", "diagnostics"}
+
+
+def test_run_again_it_says_that_it_is_finished(trained):
+    workdir, flags, printed = trained
+    before = (workdir / "result.json").stat().st_mtime_ns
+    again = command("train", *flags)
+    assert again.returncode == 0
+    assert "this run is finished" in again.stderr
+    assert again.stdout == printed
+    assert (workdir / "result.json").stat().st_mtime_ns == before
+
+
+def test_evaluate_repeats_the_result_and_knows_the_unseen_prompt(trained):
+    workdir, _, _ = trained
+    result = json.loads((workdir / "result.json").read_text())
+    for split in ("valid", "test"):
+        done = command("evaluate", f"--workdir={workdir}", f"--split={split}")
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)
+        assert {name: found[name] for name in result[split]} == result[split]
+    unseen = json.loads(command("evaluate", f"--workdir={workdir}", "--prompt=unseen").stdout)
+    assert unseen["prompt"] == "unseen"
+    assert unseen["mrr@30"] != result["test"]["mrr@30"]
+
+
+def test_recommend_prints_rank_id_title_score(trained):
+    workdir, _, _ = trained
+    done = command("recommend", f"--workdir={workdir}", "--user=c5", "--k=7")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert [row[0] for row in rows] == [str(rank) for rank in range(1, 8)]
+    assert all(row[1] == f"sku-{row[3]}" and row[2] == "Thing" for row in rows)
+    scores = [float(row[4]) for row in rows]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_the_recommender_excludes_what_was_seen_and_agrees_with_the_command(trained):
+    workdir, _, _ = trained
+    recommender = Recommender.load(str(workdir))
+    users = ["c5", "c0", "c77"]
+    found = recommender.recommend(users, k=60)
+    for user, items in zip(users, found, strict=True):
+        row = recommender.interactions.user_ids.index(user)
+        seen = {recommender.interactions.item_ids[i] for i in recommender.interactions.history(row)}
+        assert not seen & {r.item for r in items}
+        assert len(items) == 60 - len(seen)
+    with_seen = recommender.recommend(["c5"], k=60, exclude_seen=False)[0]
+    assert len(with_seen) == 60
+    np.testing.assert_allclose([r.score for r in with_seen], sorted((r.score for r in with_seen), reverse=True))
+    printed = command("recommend", f"--workdir={workdir}", "--user=c5", "--k=3").stdout.splitlines()
+    assert [line.split()[1] for line in printed] == [r.item for r in found[0][:3]]
+    with pytest.raises(DataError, match="user 'nobody': not among the 120 users"):
+        recommender.recommend(["nobody"])
+
+
+FAILURES = {
+    "unknown user": ("recommend", ["--workdir={workdir}", "--user=nobody"], "user 'nobody': not among"),
+    "no user": ("recommend", ["--workdir={workdir}"], "--user: not given"),
+    "no run": ("recommend", ["--workdir={tmp}/nothing", "--user=1"], "holds no run"),
+    "unfinished run": ("evaluate", ["--workdir={tmp}/begun"], "the run has not finished"),
+    "no config": ("train", ["--workdir={tmp}/new"], "--config: not given"),
+    "no config file": ("train", ["--config=nowhere.py", "--workdir={tmp}/new"], "nowhere.py"),
+    "no workdir": ("train", ["--config=experiments/configs/tiny.py"], "--workdir: not given"),
+    "unknown field": ("train", ["--config=experiments/configs/tiny.py", "--config.data.colour=1"], "colour"),
+    "wrong type": ("train", ["--config=experiments/configs/tiny.py", "--config.seed=x"], "config.seed"),
+    "unknown flag": ("evaluate", ["--workdir={workdir}", "--spilt=test"], "spilt"),
+    "unknown split": ("evaluate", ["--workdir={workdir}", "--split=train"], "valid|test"),
+    "unknown source": (
+        "train",
+        ["--config=experiments/configs/tiny.py", "--workdir={tmp}/new", "--config.data.source=netflix"],
+        "data.source is 'netflix'; allowed: tokenrec, interactions",
+    ),
+    "missing file": (
+        "train",
+        ["--config=experiments/configs/tiny.py", "--workdir={tmp}/new", "--config.data.source=interactions",
+         "--config.data.path={tmp}/missing.csv"],
+        "missing.csv",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_failures_are_one_line_and_exit_status_one(trained, tmp_path, name):
+    workdir, _, _ = trained
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "config.json").write_text((workdir / "config.json").read_text())
+    module, arguments, message = FAILURES[name]
+    done = command(module, *(argument.format(workdir=workdir, tmp=tmp_path) for argument in arguments))
+    assert done.returncode == 1
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("[")]
+    assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0], done.stderr
+    assert not (tmp_path / "new" / "dataset").exists()
