@@ -168,6 +168,9 @@ class StageConfig:
     cosine_decay: bool = True
     # Largest global norm of the gradient; 0 for no clipping.
     clip_norm: float = 0.0
+    # Steps between evaluations on the validation split, of which the best one's model is kept; 0: at the end only. The
+    # stage TOKENIZER ranks nothing and has none.
+    eval_every: int = 500
 
 
 @dataclasses.dataclass
@@ -190,10 +193,8 @@ class TrainConfig:
     joint: StageConfig = dataclasses.field(
         default_factory=lambda: StageConfig(steps=5000, batch_size=128, learning_rate=1e-3, weight_decay=0.01)
     )
-    # Steps between metric lines, between evaluations on the validation split (0: at the end of a stage only), and
-    # between checkpoints.
+    # Steps between metric lines, and between checkpoints.
     log_every: int = 50
-    eval_every: int = 500
     checkpoint_every: int = 500
     # Evaluations without a better validation NDCG@10 after which the stages LLM and JOINT stop; 0: never.
     patience: int = 0

@@ -6,7 +6,9 @@ Command: python -m experiments.train --config=experiments/configs/lastfm.py:comp
 from experiments.configs import recipes
 from tokenrec_jax.config import Config
 
+_TUNING = recipes.Tuning(steps=300, batch_size=128, learning_rate=0.0005, dropout=0.5, temperature=0.1, eval_every=30)
+
 
 def get_config(argument: str = "t5-small") -> Config:
     """Returns the config; `argument` is the size of the language model, see `recipes.get_config`."""
-    return recipes.get_config(argument, name="LastFM", book_size=256, max_history=50)
+    return recipes.get_config(argument, name="LastFM", book_size=256, max_history=50, tuning=_TUNING)

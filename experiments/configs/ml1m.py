@@ -6,7 +6,9 @@ Command: python -m experiments.train --config=experiments/configs/ml1m.py:compac
 from experiments.configs import recipes
 from tokenrec_jax.config import Config
 
+_TUNING = recipes.Tuning(steps=3600, batch_size=64, learning_rate=0.001, dropout=0.2, temperature=0.07, eval_every=180)
+
 
 def get_config(argument: str = "t5-small") -> Config:
     """Returns the config; `argument` is the size of the language model, see `recipes.get_config`."""
-    return recipes.get_config(argument, name="ML1M", book_size=256, max_history=100)
+    return recipes.get_config(argument, name="ML1M", book_size=256, max_history=100, tuning=_TUNING)

@@ -23,10 +23,9 @@ def get_config(argument: str = "compact") -> c.Config:
     )
     config.loss = c.LossConfig(temperature=0.1)
     config.train = c.TrainConfig(
-        collaborative=c.StageConfig(steps=1000, batch_size=8192, learning_rate=5e-3, cosine_decay=False),
-        tokenizer=c.StageConfig(steps=500, batch_size=512, learning_rate=1e-3, weight_decay=0.01),
-        llm=c.StageConfig(steps=600, batch_size=64, learning_rate=1e-3, weight_decay=0.01),
-        eval_every=100,
+        collaborative=c.StageConfig(steps=1500, batch_size=8192, learning_rate=5e-3),
+        tokenizer=c.StageConfig(steps=400, batch_size=512, learning_rate=3e-3, weight_decay=0.01),
+        llm=c.StageConfig(steps=600, batch_size=64, learning_rate=1e-3, weight_decay=0.01, eval_every=50),
         checkpoint_every=200,
     )
     return config

@@ -10,13 +10,34 @@ language model learns from:
 Source of the sizes: TokenRec §V and its reference code.
 """
 
+import dataclasses
+
 from tokenrec_jax import config as c
 
 #: Prefix of the argument that asks for the paper's recipe.
 PAPER = "paper-"
 
 
-def get_config(argument: str, *, name: str, book_size: int, max_history: int) -> c.Config:
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """What our recipe chooses for each data set, on its validation split.
+
+    Attributes:
+      steps, batch_size, learning_rate: of stage LLM, for models from random weights.
+      dropout: of the language model.
+      temperature: of the softmax.
+      eval_every: steps between evaluations.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    dropout: float
+    temperature: float
+    eval_every: int
+
+
+def get_config(argument: str, *, name: str, book_size: int, max_history: int, tuning: Tuning) -> c.Config:
     """Returns the config of a data set in the reference layout.
 
     Args:
@@ -25,6 +46,7 @@ def get_config(argument: str, *, name: str, book_size: int, max_history: int) ->
       name: folder of the data set below $TOKENREC_DATA.
       book_size: codes in a book (256 for LastFM and ML1M, 512 for Beauty and Clothing).
       max_history: newest items of a history that are read.
+      tuning: choices of our recipe.
     """
     model = argument.removeprefix(PAPER)
     from_scratch = model == "compact" or model.startswith("scratch:")
@@ -33,41 +55,50 @@ def get_config(argument: str, *, name: str, book_size: int, max_history: int) ->
     config.tokenizer = c.TokenizerConfig(book_size=book_size)
     config.llm = c.LLMConfig(name="scratch:compact" if model == "compact" else model)
     config.train = c.TrainConfig(
-        collaborative=c.StageConfig(steps=2000, batch_size=8192, learning_rate=5e-3, cosine_decay=False),
+        collaborative=c.StageConfig(steps=2000, batch_size=8192, learning_rate=5e-3),
         tokenizer=c.StageConfig(steps=1000, batch_size=512, learning_rate=3e-3, weight_decay=0.01),
-        # The paper fine-tunes pretrained weights at 5e-5; random ones need more.
-        llm=c.StageConfig(batch_size=128, learning_rate=1e-3 if from_scratch else 5e-5, weight_decay=0.01),
-        eval_every=200,
+        llm=c.StageConfig(
+            steps=tuning.steps,
+            batch_size=tuning.batch_size,
+            # The paper fine-tunes pretrained weights at 5e-5; random ones need more.
+            learning_rate=tuning.learning_rate if from_scratch else 5e-5,
+            weight_decay=0.01,
+            eval_every=tuning.eval_every,
+        ),
         checkpoint_every=200,
+        patience=5,
     )
     if argument.startswith(PAPER):
-        _paper(config)
+        _paper(config, from_scratch=from_scratch)
     else:
-        _ours(config)
+        _ours(config, tuning)
     return config
 
 
-def _ours(config: c.Config) -> None:
+def _ours(config: c.Config, tuning: Tuning) -> None:
     config.data.history_buckets = _buckets(config.data.max_history)
     config.llm.objective = "dense"
     config.llm.user_tokens = "none"
     config.llm.fold_in = True
     config.llm.item_residual = True
     config.llm.item_vectors_at_input = True
-    config.llm.dropout = 0.3
-    config.loss = c.LossConfig(kind="softmax", temperature=0.1)
-    config.train.llm.steps = 1000
-    config.train.patience = 5
+    config.llm.dropout = tuning.dropout
+    config.loss = c.LossConfig(kind="softmax", temperature=tuning.temperature)
 
 
-def _paper(config: c.Config) -> None:
+def _paper(config: c.Config, *, from_scratch: bool) -> None:
     config.data.history_buckets = _buckets(config.data.max_history)
     config.llm.objective = "prompt"
     config.llm.user_tokens = "learned"
     config.loss = c.LossConfig(kind="pairwise", margin=0.1, num_negatives=1)
-    config.train.llm.steps = 20_000
-    config.train.eval_every = config.train.checkpoint_every = 1000
-    config.train.patience = 5
+    config.train.llm = c.StageConfig(
+        steps=20_000,
+        batch_size=128,
+        learning_rate=1e-3 if from_scratch else 5e-5,
+        weight_decay=0.01,
+        eval_every=1000,
+    )
+    config.train.checkpoint_every = 1000
 
 
 def _buckets(max_history: int) -> tuple[int, ...]:

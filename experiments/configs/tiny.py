@@ -14,12 +14,11 @@ def get_config(argument: str = "tiny") -> c.Config:
     config.tokenizer = c.TokenizerConfig(book_size=16, code_dim=32, hidden_dims=(32,))
     config.llm = c.LLMConfig(name=f"scratch:{argument}", projection_dim=32, fold_in=True, dropout=0.0)
     config.train = c.TrainConfig(
-        collaborative=c.StageConfig(steps=60, batch_size=512, learning_rate=2e-2, cosine_decay=False),
+        collaborative=c.StageConfig(steps=60, batch_size=512, learning_rate=2e-2, cosine_decay=False, eval_every=30),
         tokenizer=c.StageConfig(steps=60, batch_size=64, learning_rate=2e-3),
-        llm=c.StageConfig(steps=60, batch_size=32, learning_rate=3e-3),
-        joint=c.StageConfig(steps=20, batch_size=32, learning_rate=1e-3),
+        llm=c.StageConfig(steps=60, batch_size=32, learning_rate=3e-3, eval_every=30),
+        joint=c.StageConfig(steps=20, batch_size=32, learning_rate=1e-3, eval_every=10),
         log_every=20,
-        eval_every=30,
         checkpoint_every=20,
         refresh_codes_every=10,
     )

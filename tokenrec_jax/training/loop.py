@@ -73,7 +73,8 @@ def run_stage(
       TokenRecError: the loss is not finite.
       StoppedError: SIGINT or SIGTERM came; the state of the last step is saved.
     """
-    num_steps = config.stage(run.stage).steps
+    settings = config.stage(run.stage)
+    num_steps = settings.steps
     if position.data:
         run.batches.set_state(position.data)
     started, before = time.monotonic(), position.seconds.get(run.stage, 0.0)
@@ -113,7 +114,7 @@ def run_stage(
             position.total_step += 1
             progress.advance()
             last = position.step == num_steps
-            evaluate = run.evaluate if last or _due(position.step, config.train.eval_every) else None
+            evaluate = run.evaluate if last or _due(position.step, settings.eval_every) else None
             if run.refresh and (evaluate or _due(position.step, config.train.refresh_codes_every)):
                 state = run.refresh(state, run.graph)
             if evaluate:
