@@ -24,3 +24,8 @@ def normalize(vectors: Float[Array, "*rows emb"]) -> Float[Array, "*rows emb"]:
     # Both branches of a `where` are differentiated: rsqrt must not see the zero, or its gradient is NaN.
     scale = jnp.where(is_zero, 0.0, jax.lax.rsqrt(jnp.where(is_zero, 1.0, square)))
     return (wide * scale).astype(vectors.dtype)
+
+
+def round_up(count: int, *, multiple: int) -> int:
+    """Returns the smallest multiple of `multiple` that is not below `count`."""
+    return -(-count // multiple) * multiple

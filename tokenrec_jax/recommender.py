@@ -12,6 +12,7 @@ from jaxtyping import Int
 from tokenrec_jax.config import Config, MeshConfig
 from tokenrec_jax.data.interactions import Interactions
 from tokenrec_jax.evaluation.evaluator import ScoreFunction, score_with_index
+from tokenrec_jax.numerics import round_up
 from tokenrec_jax.retrieval.index import ItemIndex
 from tokenrec_jax.sharding import batch_sharding, make_mesh, put_batch, replicated
 from tokenrec_jax.training.build import BuiltModel, build_model
@@ -151,7 +152,7 @@ class Recommender:
     def _recommend(
         self, rows: Int[np.ndarray, " users"], histories: list[np.ndarray], *, k: int, exclude_seen: bool
     ) -> list[list[Recommendation]]:
-        size = -(-len(rows) // BATCH_MULTIPLE) * BATCH_MULTIPLE
+        size = round_up(len(rows), multiple=BATCH_MULTIPLE)
         length = self._config.data.max_history
         history = np.full((size, length), PADDING, np.int32)
         seen = np.full((size, max(len(items) for items in histories)), PADDING, np.int32)

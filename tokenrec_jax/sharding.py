@@ -32,13 +32,19 @@ RULES: tuple[tuple[str, PartitionSpec], ...] = (
     (r"head/(hidden|output)/bias$", PartitionSpec()),
     (r"head/fold_in_scale$", PartitionSpec()),
     # Language model: vocabulary, heads and feed-forward along `tensor`, the model's own dimension along `fsdp`.
-    (r"llm/(token_embedding|lm_head)$", PartitionSpec(TENSOR, FSDP)),
+    (r"(llm/(token_embedding|lm_head)|code_tokens)$", PartitionSpec(TENSOR, FSDP)),
     (r"llm/.*attention/(query|key|value)/kernel$", PartitionSpec(FSDP, TENSOR)),
     (r"llm/.*attention/output/kernel$", PartitionSpec(TENSOR, FSDP)),
     (r"llm/.*feed_forward/(input|gate)/kernel$", PartitionSpec(FSDP, TENSOR)),
     (r"llm/.*feed_forward/output/kernel$", PartitionSpec(TENSOR, FSDP)),
     (r"llm/.*norm/scale$", PartitionSpec()),
     (r"llm/.*relative_bias/embedding$", PartitionSpec()),
+    (r"llm/position_embedding$", PartitionSpec(None, FSDP)),
+    (r"llm/.*attention/(query|key|value)/bias$", PartitionSpec(TENSOR)),
+    # GPT-2's queries, keys and values side by side: cuts along `tensor` would not fall between them.
+    (r"llm/.*attention/qkv/kernel$", PartitionSpec(FSDP, None)),
+    (r"llm/.*feed_forward/input/bias$", PartitionSpec(TENSOR)),
+    (r"llm/.*(attention/(qkv|output)|feed_forward/output|norm)/bias$", PartitionSpec()),
     # Step counters and keys.
     (r"(^|/)(step|count|key)$", PartitionSpec()),
 )

@@ -26,7 +26,7 @@ found = {}
 for stage in Stage:
     _, state, metrics, _, _ = run(setup, stage, 3)
     found[stage] = [float(m["loss"]) for m in metrics]
-leaf = state.params["llm"]["token_embedding"]
+leaf = state.params["code_tokens"]
 found["shards"] = len({str(s.index) for s in leaf.addressable_shards})
 print(json.dumps(found))
 """

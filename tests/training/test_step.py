@@ -100,8 +100,9 @@ def test_code_tokens_start_from_the_codebooks(setup):
     """Distances between token embeddings follow those between code vectors."""
     state = setup.state(Stage.LLM)
     model = setup.built.definition.merge(state.params, state.buffers)
-    first, size = setup.built.vocabulary.first_item_token, setup.config.tokenizer.book_size
-    tokens = np.asarray(model.llm.token_embedding[...])[first : first + size]
+    vocabulary, size = setup.built.vocabulary, setup.config.tokenizer.book_size
+    first = vocabulary.first_item_token - vocabulary.first_user_token
+    tokens = np.asarray(model.code_tokens[...])[first : first + size]
     codes = np.asarray(model.item_tokenizer.code_vectors())[0]
 
     def distances(rows):

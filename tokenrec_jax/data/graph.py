@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from tokenrec_jax.data.interactions import Interactions
+from tokenrec_jax.numerics import round_up
 
 #: User and item tables are padded to a multiple of this many rows, so that they can be sharded and can grow.
 ROW_MULTIPLE = 128
@@ -17,7 +18,7 @@ ROW_MULTIPLE = 128
 
 def padded_rows(count: int) -> int:
     """Returns the number of table rows for `count` users or items: at least one row of padding stays free."""
-    return -(-(count + 1) // ROW_MULTIPLE) * ROW_MULTIPLE
+    return round_up(count + 1, multiple=ROW_MULTIPLE)
 
 
 def build_graph(interactions: Interactions) -> jraph.GraphsTuple:

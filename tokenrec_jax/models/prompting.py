@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
+from tokenrec_jax.numerics import round_up
 from tokenrec_jax.types import PADDING, SLOT_HISTORY, SLOT_USER, Prompt, PromptTemplates
 
 #: Prompt lengths are rounded up to a multiple of this, so that buckets tile well.
@@ -21,8 +22,7 @@ def code_tokens(codes: Int[Array, "*batch book"], *, first_token: int, book_size
 
 def prompt_length(*, num_text_tokens: int, num_user_tokens: int, num_history_tokens: int) -> int:
     """Returns the static length of prompts with at most that many tokens of each kind."""
-    length = num_text_tokens + num_user_tokens + num_history_tokens
-    return -(-length // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+    return round_up(num_text_tokens + num_user_tokens + num_history_tokens, multiple=LENGTH_MULTIPLE)
 
 
 def assemble_prompt(

@@ -1,7 +1,8 @@
 """TokenRec: graph encoder, two tokenizers, language model and query head as one module. Read `TokenRec.queries`.
 
 What is trained when, and with which loss, is in `training/`. Top-level attributes name the parameter groups:
-`collaborative`, `user_tokenizer`, `item_tokenizer`, `llm`, `head`; `tables` holds what was computed and is not trained.
+`collaborative`, `user_tokenizer`, `item_tokenizer`, `llm`, `code_tokens`, `head`; `tables` holds what was computed and
+is not trained.
 """
 
 import dataclasses
@@ -25,7 +26,11 @@ from tokenrec_jax.models.prompting import (
     prompt_length,
 )
 from tokenrec_jax.models.tokenizer import build_tokenizer
+from tokenrec_jax.numerics import round_up
 from tokenrec_jax.types import PADDING, PromptTemplates
+
+#: The table of code tokens is padded to a multiple of this many rows, so that it can be sharded.
+CODE_TOKEN_MULTIPLE = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +42,7 @@ class ModelShape:
       num_items: items of the data set.
       user_rows: padded rows of the user tables.
       item_rows: padded rows of the item tables.
-      first_user_token: vocabulary id of user book 0, code 0.
+      first_user_token: vocabulary id of user book 0, code 0, which is the first one that is not text.
       first_item_token: vocabulary id of item book 0, code 0.
       pad_token: fills prompts.
       num_text_tokens: text tokens of the longest template.
@@ -107,7 +112,7 @@ class TokenRec(nnx.Module):
         inverse_sqrt_degree: Float[Any, " items"],
         rngs: nnx.Rngs,
     ):
-        """Composes the parts; `llm` has room for all code tokens already."""
+        """Composes the parts around a language model that knows only its own vocabulary."""
         self.config = config
         self.shape = shape
         dim = config.lightgcn.embedding_dim
@@ -115,6 +120,12 @@ class TokenRec(nnx.Module):
         self.user_tokenizer = build_tokenizer(config.tokenizer, dim=dim, rngs=rngs)
         self.item_tokenizer = build_tokenizer(config.tokenizer, dim=dim, rngs=rngs)
         self.llm = llm
+        # The embeddings of the code tokens are a table of their own: the vocabulary of a frozen model need not move,
+        # nor have moments, for them to be learned. Rows are those of the vocabulary from `first_user_token` on.
+        # The stage LLM fills it when it begins.
+        codes = 2 * config.tokenizer.num_books * config.tokenizer.book_size
+        rows = round_up(codes, multiple=CODE_TOKEN_MULTIPLE)
+        self.code_tokens = nnx.Param(jnp.zeros((rows, llm.hidden_size)))
         self.head = QueryHead(config, hidden_size=llm.hidden_size, num_items=shape.item_rows, rngs=rngs)
         self.tables = Tables(config, shape=shape, templates=templates, inverse_sqrt_degree=inverse_sqrt_degree)
 
@@ -167,7 +178,7 @@ class TokenRec(nnx.Module):
             ),
             pad_token=self.shape.pad_token,
         )
-        embedded = self.llm.embed(prompt.tokens)
+        embedded = self._embed(prompt.tokens)
         if self.config.llm.item_vectors_at_input:
             # One row a history position, then each of the item's tokens picks its own; other tokens get nothing.
             projected = self._projected_items(history, vectors)
@@ -176,7 +187,7 @@ class TokenRec(nnx.Module):
             embedded = embedded + jnp.where((prompt.history_index == PADDING)[..., None], 0.0, picked).astype(
                 embedded.dtype
             )
-        answer = self.llm.embed(self.tables.answer[...])
+        answer = self._embed(self.tables.answer[...])
         answer = jnp.broadcast_to(answer[None], (user.shape[0], *answer.shape))
         return self._read(embedded, prompt.mask, answer, key=llm_key)[:, -1:]
 
@@ -192,7 +203,7 @@ class TokenRec(nnx.Module):
             embedded, mask = self._instruction(every_template, jnp.zeros((rows, 1), jnp.int32), None)
         else:
             embedded, mask = self._instruction(template, self._user_tokens(user, None), drop_key)
-        items = self.llm.embed(self._item_tokens(history)).sum(axis=2)
+        items = self._embed(self._item_tokens(history)).sum(axis=2)
         if self.config.llm.item_vectors_at_input:
             items = items + self._projected_items(history, vectors).astype(items.dtype)
         pick = template if self.config.llm.user_tokens == "none" else None
@@ -223,7 +234,14 @@ class TokenRec(nnx.Module):
             ),
             pad_token=self.shape.pad_token,
         )
-        return self.llm.embed(prompt.tokens), prompt.mask
+        return self._embed(prompt.tokens), prompt.mask
+
+    def _embed(self, tokens: Int[Array, "*batch"]) -> Float[Array, "*batch model"]:
+        """Returns the embeddings of text and code tokens."""
+        first = self.shape.first_user_token
+        text = self.llm.embed(jnp.minimum(tokens, first - 1))
+        code = self.code_tokens[...][jnp.maximum(tokens - first, 0)].astype(text.dtype)
+        return jnp.where((tokens >= first)[..., None], code, text)
 
     def _user_tokens(self, user, folded) -> Int[Array, "batch book"]:
         """Returns the tokens of each user, or one column that no template shows."""

@@ -15,8 +15,12 @@ from tokenrec_jax.data.interactions import Interactions
 from tokenrec_jax.data.vocabulary import Vocabulary, load_tokenizer, make_vocabulary, word_tokenizer
 from tokenrec_jax.models import llm
 from tokenrec_jax.models.tokenrec import ModelShape, TokenRec
+from tokenrec_jax.numerics import round_up
 from tokenrec_jax.sharding import replicated
 from tokenrec_jax.training.state import ModelDefinition, Params, define_model
+
+#: A vocabulary from scratch is padded to a multiple of this, so that it can be sharded.
+TOKEN_MULTIPLE = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,14 +84,13 @@ def build_model(config: Config, training: Interactions, *, mesh: Mesh) -> BuiltM
         loaded = llm.load(config.llm.name, dtype=config.llm.dtype, dropout_rate=dropout)
 
     def build(key: jax.Array) -> TokenRec:
-        llm_key, extend_key, key = jax.random.split(key, 3)
+        llm_key, key = jax.random.split(key)
         rngs = nnx.Rngs(params=llm_key)
         if loaded is None:
-            size = vocabulary.num_text_tokens
+            size = round_up(vocabulary.num_text_tokens, multiple=TOKEN_MULTIPLE)
             model = llm.build(config.llm.name, vocab_size=size, rngs=rngs, dtype=config.llm.dtype, dropout_rate=dropout)
         else:
             model = llm.T5(loaded.config, rngs=rngs, dtype=loaded.dtype)
-        model.extend_vocabulary(vocabulary.size, key=extend_key)
         return TokenRec(
             config,
             shape=shape,

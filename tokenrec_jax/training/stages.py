@@ -64,8 +64,8 @@ def _make_begin(
             fit_tokenizers(model, graph, key=fit_key)
         if stage in (Stage.LLM, Stage.JOINT):
             refresh_codes(model, graph)
-        if stage is Stage.LLM and config.llm.init_from_codebooks:
-            init_code_tokens(model, key=token_key)
+        if stage is Stage.LLM or (stage is Stage.JOINT and str(Stage.LLM) not in config.stages):
+            init_code_tokens(model, from_codebooks=config.llm.init_from_codebooks, key=token_key)
         params, buffers = split(model)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
@@ -125,25 +125,24 @@ def refresh_codes(model: TokenRec, graph: jraph.GraphsTuple) -> None:
     model.tables.item_codes[...] = model.item_tokenizer.encode(items)
 
 
-def init_code_tokens(model: TokenRec, *, key: Array) -> None:
-    """Writes the code vectors, turned into the language model's size, into the rows of the code tokens.
+def init_code_tokens(model: TokenRec, *, from_codebooks: bool, key: Array) -> None:
+    """Writes the first embeddings of the code tokens, as loud as those of the language model's own tokens.
 
-    A Gaussian random projection keeps the geometry of a codebook up to a scale, which is set to that of the other
-    embeddings; where the sizes agree the code vectors are only scaled.
+    Random ones, or the code vectors turned into the language model's size: a Gaussian random projection keeps the
+    geometry of a codebook up to a scale; where the sizes agree the code vectors are only scaled.
 
-    Differs: TokenRec names this as an option; its code starts the tokens at random.
+    Differs: TokenRec names the codebooks as an option; its code starts the tokens at random.
     """
-    table = model.llm.token_embedding[...]
-    text = table[: model.shape.first_user_token]
-    scale = jnp.std(text)
-    for side, first in (
-        (model.user_tokenizer, model.shape.first_user_token),
-        (model.item_tokenizer, model.shape.first_item_token),
-    ):
-        key, side_key = jax.random.split(key)
-        rows = _as_embeddings(side.code_vectors(), dim=table.shape[1], key=side_key) * scale
-        table = jax.lax.dynamic_update_slice(table, rows.astype(table.dtype), (first, 0))
-    model.llm.token_embedding[...] = table
+    rows, dim = model.code_tokens.shape
+    table = jax.random.normal(key, (rows, dim))
+    if from_codebooks:
+        sides = (model.user_tokenizer, model.item_tokenizer)
+        keys = jax.random.split(key, len(sides))
+        codes = jnp.concatenate(
+            [_as_embeddings(side.code_vectors(), dim=dim, key=k) for side, k in zip(sides, keys, strict=True)]
+        )
+        table = table.at[: len(codes)].set(codes)
+    model.code_tokens[...] = table * jnp.std(model.llm.token_embedding[...])
 
 
 def _as_embeddings(codebooks: Float[Array, "book code dim"], *, dim: int, key: Array) -> Float[Array, "tokens model"]:

@@ -24,8 +24,8 @@ Params = dict[str, Any]
 TRAINED: dict[Stage, tuple[str, ...]] = {
     Stage.COLLABORATIVE: ("collaborative",),
     Stage.TOKENIZER: ("user_tokenizer", "item_tokenizer"),
-    Stage.LLM: ("llm", "head"),
-    Stage.JOINT: ("collaborative", "user_tokenizer", "item_tokenizer", "llm", "head"),
+    Stage.LLM: ("llm", "code_tokens", "head"),
+    Stage.JOINT: ("collaborative", "user_tokenizer", "item_tokenizer", "llm", "code_tokens", "head"),
 }
 
 
@@ -95,19 +95,14 @@ def init_state(definition: ModelDefinition, *, seed: int, mesh: Mesh, pretrained
       definition: static half of the model.
       seed: of the initial parameters.
       mesh: devices.
-      pretrained: weights of the language model on the host, to replace the random ones. Where the model has more rows
-        than they have (added tokens), the additional rows stay random.
+      pretrained: weights of the language model on the host, to replace the random ones.
     """
     shardings = state_shardings(abstract_state(definition), mesh)
     state = jax.jit(functools.partial(_fresh, definition), out_shardings=shardings)(jax.random.key(seed))
     if pretrained is None:
         return state
-    place = jax.jit(
-        lambda old, new: jax.tree.map(lambda o, n: o.at[: n.shape[0]].set(n.astype(o.dtype)), old, new),
-        donate_argnums=(0,),
-        out_shardings=shardings.params["llm"],
-    )
-    return dataclasses.replace(state, params={**state.params, "llm": place(state.params["llm"], pretrained)})
+    placed = jax.device_put(pretrained, shardings.params["llm"])
+    return dataclasses.replace(state, params={**state.params, "llm": placed})
 
 
 def _fresh(definition: ModelDefinition, key: jax.Array) -> TrainState:
