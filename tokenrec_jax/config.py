@@ -14,6 +14,8 @@ from tokenrec_jax.types import ConfigError, Stage
 SOURCES = ("tokenrec", "interactions", "movielens-small", "movielens", "synthetic")
 TOKENIZER_KINDS = ("masked_vq", "residual_vq", "kmeans")
 OBJECTIVES = ("prompt", "dense")
+ITEM_POSITIONS = ("codes", "pooled")
+TUNINGS = ("full", "frozen", "lora")
 USER_TOKENS = ("learned", "folded", "none")
 LOSSES = ("pairwise", "softmax")
 DTYPES = ("float32", "bfloat16")
@@ -104,12 +106,20 @@ class TokenizerConfig:
 class LLMConfig:
     """Language model, what it reads and how its output becomes a query. Source: TokenRec §IV-C."""
 
-    # `scratch:<preset>` for random weights, a folder with Hugging Face files, or a hub id such as `t5-small`.
+    # `scratch:<preset>` for random weights, a folder with Hugging Face files, a hub id such as `t5-small`, a .gguf
+    # file, or `smollm2` (extra smollm2).
     name: str = "scratch:compact"
     # Hugging Face tokenizer: folder or hub id. Empty: the one of `name`; for `scratch:` the words of our templates.
     tokenizer: str = ""
     # One of OBJECTIVES: one query a prompt (the paper) or one after each history item.
     objective: str = "prompt"
+    # One of ITEM_POSITIONS: an item takes one position a code (the paper), or one for the sum of its codes' embeddings.
+    item_positions: str = "codes"
+    # One of TUNINGS: which weights of the language model move; code tokens and projection head always do.
+    tuning: str = "full"
+    # Rank and alpha of the adapters of `lora` (LoRA, Hu et al.: alpha / rank scales them).
+    lora_rank: int = 8
+    lora_alpha: float = 16.0
     # One of USER_TOKENS: codes of the learned user vector (the paper), of the folded-in history, or no user tokens.
     user_tokens: str = "learned"
     # Probability that the user tokens of a training example are left out.
@@ -309,6 +319,9 @@ def validate(config: Config) -> None:
     one_of("data.source", config.data.source, SOURCES)
     one_of("tokenizer.kind", config.tokenizer.kind, TOKENIZER_KINDS)
     one_of("llm.objective", config.llm.objective, OBJECTIVES)
+    one_of("llm.item_positions", config.llm.item_positions, ITEM_POSITIONS)
+    one_of("llm.tuning", config.llm.tuning, TUNINGS)
+    at_least("llm.lora_rank", config.llm.lora_rank, 1)
     one_of("llm.user_tokens", config.llm.user_tokens, USER_TOKENS)
     one_of("llm.dtype", config.llm.dtype, DTYPES)
     one_of("loss.kind", config.loss.kind, LOSSES)

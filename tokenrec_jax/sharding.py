@@ -38,6 +38,8 @@ RULES: tuple[tuple[str, PartitionSpec], ...] = (
     (r"llm/.*feed_forward/(input|gate)/kernel$", PartitionSpec(FSDP, TENSOR)),
     (r"llm/.*feed_forward/output/kernel$", PartitionSpec(TENSOR, FSDP)),
     (r"llm/.*norm/scale$", PartitionSpec()),
+    (r"lora/down/.*kernel$", PartitionSpec(FSDP, None)),
+    (r"lora/up/.*kernel$", PartitionSpec(None, TENSOR)),
     (r"llm/.*relative_bias/embedding$", PartitionSpec()),
     (r"llm/position_embedding$", PartitionSpec(None, FSDP)),
     (r"llm/.*attention/(query|key|value)/bias$", PartitionSpec(TENSOR)),

@@ -15,6 +15,7 @@ def get_config(argument: str = "compact") -> c.Config:
     config.llm = c.LLMConfig(
         name=f"scratch:{argument}",
         objective="dense",
+        item_positions="pooled",
         user_tokens="none",
         fold_in=True,
         item_residual=True,

@@ -78,6 +78,7 @@ def get_config(argument: str, *, name: str, book_size: int, max_history: int, tu
 def _ours(config: c.Config, tuning: Tuning) -> None:
     config.data.history_buckets = _buckets(config.data.max_history)
     config.llm.objective = "dense"
+    config.llm.item_positions = "pooled"
     config.llm.user_tokens = "none"
     config.llm.fold_in = True
     config.llm.item_residual = True

@@ -47,6 +47,26 @@ def test_templates_become_texts_and_slots(tokenizer):
     assert made.answer[0] == vocabulary.pad_token
 
 
+def test_prompts_of_causal_models_are_not_closed(tokenizer):
+    vocabulary = make_vocabulary(tokenizer, num_books=3, book_size=4)
+    made = prompts.tokenize_templates(
+        ("user {user} likes {history}",), tokenizer=tokenizer, vocabulary=vocabulary, encoder_decoder=False
+    )
+    assert vocabulary.end_token not in made.text[made.text != vocabulary.pad_token]
+    assert tokenizer.decode(made.answer) == prompts.ANSWER
+
+
+def test_chat_models_get_their_own_wrapping():
+    tokenizer = word_tokenizer((*prompts.TRAINING_TEMPLATES, prompts.ANSWER, "ask answer"))
+    tokenizer.chat_template = "ask {{ messages[0]['content'] }} answer"
+    vocabulary = make_vocabulary(tokenizer, num_books=3, book_size=4)
+    made = prompts.tokenize_templates(
+        ("user {user} likes {history}",), tokenizer=tokenizer, vocabulary=vocabulary, encoder_decoder=False
+    )
+    texts = [tokenizer.decode(row[:length]) for row, length in zip(made.text[0], made.text_length[0], strict=True)]
+    assert texts == ["ask user", "likes", "answer"]
+
+
 def test_slots_can_be_left_out(tokenizer):
     vocabulary = make_vocabulary(tokenizer, num_books=3, book_size=4)
     made = prompts.tokenize_templates(

@@ -384,8 +384,8 @@ def test_missing_files(tmp_path):
     assert "config.json: no such file" in failure(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type":\n oops}')
     assert "config.json:2: not JSON" in failure(tmp_path)
-    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    assert "config.json: model_type is 'llama'; allowed: 't5'" in failure(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "mamba"}')
+    assert "config.json: model_type is 'mamba'; allowed: gpt2, llama, qwen2, qwen3, t5" in failure(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(llm.preset("tiny", vocab_size=40).to_hf()))
     assert "no weights; allowed: model.safetensors" in failure(tmp_path)
 

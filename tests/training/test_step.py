@@ -55,13 +55,19 @@ def test_steps_are_reproducible(setup):
 OPTIONS = {
     "paper": {"llm.fold_in": False, "loss.kind": "pairwise", "loss.num_negatives": 3},
     "dense": {"llm.objective": "dense", "llm.item_vectors_at_input": True, "llm.item_residual": True},
-    "dense without user": {"llm.objective": "dense", "llm.user_tokens": "none"},
+    "dense without user, pooled": {
+        "llm.objective": "dense", "llm.user_tokens": "none", "llm.item_positions": "pooled",
+        "llm.item_vectors_at_input": True,
+    },
+    "prompt, pooled": {"llm.item_positions": "pooled"},
     "folded user": {"llm.user_tokens": "folded", "llm.user_token_dropout": 0.3, "llm.dropout": 0.1},
     "vectors in the prompt": {"llm.item_vectors_at_input": True, "llm.item_residual": True},
     "residual tokenizer": {"tokenizer.kind": "residual_vq"},
     "k-means tokenizer": {"tokenizer.kind": "kmeans"},
     "bfloat16": {"llm.dtype": "bfloat16"},
-}
+    "causal, prompt": {"llm.name": "scratch:llama-tiny", "llm.tuning": "lora"},
+    "causal, dense": {"llm.name": "scratch:gpt2-tiny", "llm.objective": "dense", "llm.user_tokens": "none"},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -75,6 +81,23 @@ def test_options_train(name):
     losses = [float(m["loss"]) for m in metrics]
     assert np.isfinite(losses).all()
     assert np.mean(losses[-3:]) < np.mean(losses[:3])
+
+
+@pytest.mark.parametrize(("tuning", "moving"), [("frozen", set()), ("lora", {"lora"})])
+def test_a_frozen_language_model_stays_and_its_adapters_move(tuning, moving):
+    config = tiny.get_config()
+    config.llm.tuning = tuning
+    before, state, metrics, _, _ = run(make_setup(config), Stage.LLM, 10)
+    moved = {
+        group
+        for group, old in before.items()
+        if not all(
+            np.array_equal(a, b)
+            for a, b in zip(jax.tree.leaves(old), jax.tree.leaves(state.params[group]), strict=True)
+        )
+    }
+    assert moved == {"code_tokens", "head"} | moving
+    assert metrics[-1]["loss"] < metrics[0]["loss"]
 
 
 def test_joint_sends_the_retrieval_gradient_into_the_graph_encoder(setup):

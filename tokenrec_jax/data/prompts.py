@@ -4,6 +4,7 @@ The device assembles prompts from these arrays: `models/prompting.py`.
 """
 
 import re
+from typing import Any
 
 import numpy as np
 import transformers
@@ -30,7 +31,7 @@ TRAINING_TEMPLATES = (
 #: Never trained on; measures how far a model depends on the wording.
 UNSEEN_TEMPLATE = "find what user {user} will see next , given that this user likes the items {history} ."
 
-#: What the decoder of an encoder-decoder model reads; the query is taken at its last token.
+#: What the model reads after the prompt, an encoder-decoder model in its decoder; its last token gives the query.
 ANSWER = "the next item is"
 
 _SLOTS = {"{user}": SLOT_USER, "{history}": SLOT_HISTORY}
@@ -41,15 +42,21 @@ def tokenize_templates(
     *,
     tokenizer: transformers.PreTrainedTokenizerBase,
     vocabulary: Vocabulary,
+    encoder_decoder: bool = True,
     with_user: bool = True,
     with_history: bool = True,
 ) -> PromptTemplates:
-    """Returns the templates as numpy int32 arrays; the end token closes each.
+    """Returns the templates as numpy int32 arrays.
+
+    For an encoder-decoder model the end token closes a prompt and the pad token starts the answer, as T5 was trained.
+    For a causal one the answer follows at once; a tokenizer with a chat template wraps the prompt in it, and one that
+    starts texts with a token of its own starts prompts with it.
 
     Args:
       templates: texts with `{user}` and `{history}`, once each, in any order.
       tokenizer: splits the texts.
       vocabulary: its pad token fills, its end token closes.
+      encoder_decoder: which kind of model reads the prompts.
       with_user: False leaves the user slot empty.
       with_history: False leaves the history slot empty (the dense objective puts the history elsewhere).
 
@@ -60,11 +67,15 @@ def tokenize_templates(
     texts: list[list[list[int]]] = []
     slots: list[list[int]] = []
     for template in templates:
-        parts = re.split(r"(\{user\}|\{history\})", template)
+        wrapped = template if encoder_decoder else _in_chat(template, tokenizer)
+        parts = re.split(r" ?(\{user\}|\{history\}) ?", wrapped)
         if sorted(parts[1::2]) != ["{history}", "{user}"]:
             raise ConfigError(f"prompt template {template!r}: needs {{user}} and {{history}}, once each")
-        pieces = [_tokenize(part.strip(), tokenizer) for part in parts[0::2]]
-        pieces[-1].append(vocabulary.end_token)
+        pieces = [_tokenize(part, tokenizer) for part in parts[0::2]]
+        if encoder_decoder:
+            pieces[-1].append(vocabulary.end_token)
+        elif wrapped == template:
+            pieces[0][:0] = _first_tokens(tokenizer)
         texts.append(pieces)
         slots.append([_SLOTS[part] if kept[_SLOTS[part]] else SLOT_NONE for part in parts[1::2]])
     lengths = np.array([[len(piece) for piece in pieces] for pieces in texts], np.int32)
@@ -72,10 +83,24 @@ def tokenize_templates(
     for row, pieces in zip(padded, texts, strict=True):
         for target, piece in zip(row, pieces, strict=True):
             target[: len(piece)] = piece
-    answer = [vocabulary.pad_token, *_tokenize(ANSWER, tokenizer)]
+    answer = [vocabulary.pad_token] * encoder_decoder + _tokenize(ANSWER, tokenizer)
     return PromptTemplates(
         text=padded, text_length=lengths, slot=np.array(slots, np.int32), answer=np.array(answer, np.int32)
     )
+
+
+def _in_chat(template: str, tokenizer: transformers.PreTrainedTokenizerBase) -> str:
+    """Returns the template as the message of a user whom the assistant is about to answer, if the model knows chats."""
+    if not getattr(tokenizer, "chat_template", None):
+        return template
+    messages = [{"role": "user", "content": template}]
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+
+def _first_tokens(tokenizer: transformers.PreTrainedTokenizerBase) -> list[int]:
+    """Returns the token that the tokenizer starts every text with, if there is one."""
+    first: Any = tokenizer.bos_token_id
+    return [first] if first is not None and list(tokenizer("a")["input_ids"])[:1] == [first] else []
 
 
 def _tokenize(text: str, tokenizer: transformers.PreTrainedTokenizerBase) -> list[int]:

@@ -1,8 +1,8 @@
 """TokenRec: graph encoder, two tokenizers, language model and query head as one module. Read `TokenRec.queries`.
 
 What is trained when, and with which loss, is in `training/`. Top-level attributes name the parameter groups:
-`collaborative`, `user_tokenizer`, `item_tokenizer`, `llm`, `code_tokens`, `head`; `tables` holds what was computed and
-is not trained.
+`collaborative`, `user_tokenizer`, `item_tokenizer`, `llm` or its adapters `lora`, `code_tokens`, `head`; `tables` holds
+what was computed and is not trained.
 """
 
 import dataclasses
@@ -17,6 +17,8 @@ from jaxtyping import Array, Bool, Float, Int
 from tokenrec_jax.config import Config
 from tokenrec_jax.models.buffer import Buffer
 from tokenrec_jax.models.lightgcn import LightGCN, propagate
+from tokenrec_jax.models.llm.interface import LanguageModel
+from tokenrec_jax.models.llm.lora import LowRankAdapters
 from tokenrec_jax.models.llm.t5 import T5
 from tokenrec_jax.models.projection import QueryHead, fold_in
 from tokenrec_jax.models.prompting import (
@@ -107,7 +109,7 @@ class TokenRec(nnx.Module):
         config: Config,
         *,
         shape: ModelShape,
-        llm: T5,
+        llm: LanguageModel,
         templates: PromptTemplates,
         inverse_sqrt_degree: Float[Any, " items"],
         rngs: nnx.Rngs,
@@ -120,6 +122,8 @@ class TokenRec(nnx.Module):
         self.user_tokenizer = build_tokenizer(config.tokenizer, dim=dim, rngs=rngs)
         self.item_tokenizer = build_tokenizer(config.tokenizer, dim=dim, rngs=rngs)
         self.llm = llm
+        if config.llm.tuning == "lora":
+            self.lora = LowRankAdapters(llm, rank=config.llm.lora_rank, alpha=config.llm.lora_alpha, rngs=rngs)
         # The embeddings of the code tokens are a table of their own: the vocabulary of a frozen model need not move,
         # nor have moments, for them to be learned. Rows are those of the vocabulary from `first_user_token` on.
         # The stage LLM fills it when it begins.
@@ -160,62 +164,78 @@ class TokenRec(nnx.Module):
                 folded = folded[:, -1:]
         return self.head.queries(hidden, folded)
 
+    def adapted_llm(self) -> LanguageModel:
+        """Returns the language model with its adapters merged in, if it has any."""
+        return self.lora.merged(self.llm) if hasattr(self, "lora") else self.llm
+
     def _prompt_hidden(self, user, history, template, vectors, folded, *, drop_key, llm_key):
-        """Returns hidden states [batch, 1, model]: user and history in the prompt, a fixed answer in the decoder."""
-        books = self.config.tokenizer.num_books
+        """Returns hidden states [batch, 1, model]: user and history in the prompt, a fixed answer after it."""
+        pooled = self.config.llm.item_positions == "pooled"
         user_tokens = self._user_tokens(user, folded)
+        history_tokens = self._item_tokens(history)
+        if pooled:
+            # One token an item keeps its place; its embedding is replaced below.
+            history_tokens = history_tokens[..., :1]
         prompt = assemble_prompt(
             self.tables.templates,
             template=template,
             user_tokens=user_tokens,
             use_user=self._use_user(user.shape[0], drop_key),
-            history_tokens=self._item_tokens(history),
+            history_tokens=history_tokens,
             history_length=history_lengths(history),
             length=prompt_length(
                 num_text_tokens=self.shape.num_text_tokens,
                 num_user_tokens=user_tokens.shape[1],
-                num_history_tokens=history.shape[1] * books,
+                num_history_tokens=history.shape[1] * history_tokens.shape[2],
             ),
             pad_token=self.shape.pad_token,
         )
         embedded = self._embed(prompt.tokens)
-        if self.config.llm.item_vectors_at_input:
-            # One row a history position, then each of the item's tokens picks its own; other tokens get nothing.
-            projected = self._projected_items(history, vectors)
-            index = jnp.maximum(prompt.history_index, 0)[..., None]
-            picked = jnp.take_along_axis(projected, index, axis=1)
-            embedded = embedded + jnp.where((prompt.history_index == PADDING)[..., None], 0.0, picked).astype(
-                embedded.dtype
-            )
+        if pooled or self.config.llm.item_vectors_at_input:
+            # One row a history position, from which each token of the prompt picks that of its item.
+            rows = self._pooled_items(history, vectors) if pooled else self._projected_items(history, vectors)
+            rows = rows.astype(embedded.dtype)
+            picked = jnp.take_along_axis(rows, jnp.maximum(prompt.history_index, 0)[..., None], axis=1)
+            of_item = (prompt.history_index != PADDING)[..., None]
+            embedded = jnp.where(of_item, picked if pooled else embedded + picked, embedded)
         answer = self._embed(self.tables.answer[...])
         answer = jnp.broadcast_to(answer[None], (user.shape[0], *answer.shape))
-        return self._read(embedded, prompt.mask, answer, key=llm_key)[:, -1:]
+        return self.adapted_llm().hidden_states(embedded, prompt.mask, query_embeds=answer, key=llm_key)[:, -1:]
 
     def _dense_hidden(self, user, history, template, vectors, *, drop_key, llm_key):
-        """Returns hidden states [batch, history, model]: instruction in the encoder, one position an item after it.
+        """Returns hidden states [batch, history, model]: an instruction, then the items, each seeing those before it.
 
-        An item's position is the sum of the embeddings of its codes, so a history of H items costs H positions.
+        The history is what a decoder reads: T5's own, or the rest of the sequence of a causal model. Where an item has
+        a position for each of its codes, its state is that of the last one.
         """
-        if self.config.llm.user_tokens == "none":
-            # The instruction is the same for all rows of a template: encode each template once.
+        no_user = self.config.llm.user_tokens == "none"
+        if no_user:
+            # The instruction is the same for all rows of a template.
             rows = self.tables.text.shape[0]
             every_template = jnp.arange(rows, dtype=jnp.int32)
             embedded, mask = self._instruction(every_template, jnp.zeros((rows, 1), jnp.int32), None)
         else:
             embedded, mask = self._instruction(template, self._user_tokens(user, None), drop_key)
-        items = self._embed(self._item_tokens(history)).sum(axis=2)
-        if self.config.llm.item_vectors_at_input:
-            items = items + self._projected_items(history, vectors).astype(items.dtype)
-        pick = template if self.config.llm.user_tokens == "none" else None
-        return self._read(embedded, mask, items, pick=pick, key=llm_key)
-
-    def _read(self, embedded, mask, answer, *, pick=None, key):
-        """Returns decoder states [batch, answer, model]; `pick` chooses which encoded row each answer attends to."""
-        encoder_key, decoder_key = (None, None) if key is None else jax.random.split(key)
-        encoded = self.llm.encode(embedded, mask, key=encoder_key)
-        if pick is not None:
-            encoded, mask = encoded[pick], mask[pick]
-        return self.llm.decode(answer, encoder_hidden=encoded, encoder_mask=mask, key=decoder_key)
+        per_item = 1
+        if self.config.llm.item_positions == "pooled":
+            items = self._pooled_items(history, vectors)
+        else:
+            items = self._embed(self._item_tokens(history))
+            if self.config.llm.item_vectors_at_input:
+                items = items + self._projected_items(history, vectors)[:, :, None].astype(items.dtype)
+            per_item = items.shape[2]
+            items = items.reshape(items.shape[0], -1, items.shape[3])
+        llm = self.adapted_llm()
+        if no_user and isinstance(llm, T5):
+            # Encode each template once, then let each row attend to its own.
+            encoder_key, decoder_key = (None, None) if llm_key is None else jax.random.split(llm_key)
+            encoded = llm.encode(embedded, mask, key=encoder_key)
+            hidden = llm.decode(items, encoder_hidden=encoded[template], encoder_mask=mask[template], key=decoder_key)
+        else:
+            if no_user:
+                embedded, mask = embedded[template], mask[template]
+            hidden = llm.hidden_states(embedded, mask, query_embeds=items, key=llm_key)
+        return hidden[:, per_item - 1 :: per_item]
 
     def _instruction(self, template, user_tokens, drop_key):
         """Returns (embeddings, mask) of the templates without their history."""
@@ -264,6 +284,13 @@ class TokenRec(nnx.Module):
             first_token=self.shape.first_item_token,
             book_size=self.config.tokenizer.book_size,
         )
+
+    def _pooled_items(self, history, vectors) -> Float[Array, "batch history model"]:
+        """Returns one embedding an item: the sum of those of its codes and, by config, its projected vector."""
+        items = self._embed(self._item_tokens(history)).sum(axis=2)
+        if self.config.llm.item_vectors_at_input:
+            items = items + self._projected_items(history, vectors).astype(items.dtype)
+        return items
 
     def _projected_items(self, history, vectors) -> Float[Array, "batch history model"]:
         """Returns the item-space vectors of a history as seen at the input of the language model."""

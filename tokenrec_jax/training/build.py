@@ -59,11 +59,21 @@ def build_model(config: Config, training: Interactions, *, mesh: Mesh) -> BuiltM
     """
     tokenizer = _tokenizer(config)
     vocabulary = make_vocabulary(tokenizer, num_books=config.tokenizer.num_books, book_size=config.tokenizer.book_size)
+    dropout = None if config.llm.dropout < 0 else config.llm.dropout
+    if config.llm.name.startswith(llm.SCRATCH):
+        loaded = None
+        rows = round_up(vocabulary.num_text_tokens, multiple=TOKEN_MULTIPLE)
+        model_config = llm.preset(config.llm.name.removeprefix(llm.SCRATCH), vocab_size=rows)
+    else:
+        loaded = llm.load(config.llm.name, dtype=config.llm.dtype, dropout_rate=dropout)
+        llm.check_vocabulary(vocabulary.num_text_tokens, loaded)
+        model_config = loaded.config
     texts = (*prompts.TRAINING_TEMPLATES, prompts.UNSEEN_TEMPLATE)
     templates = prompts.tokenize_templates(
         texts,
         tokenizer=tokenizer,
         vocabulary=vocabulary,
+        encoder_decoder=isinstance(model_config, llm.T5Config),
         with_user=config.llm.user_tokens != "none",
         with_history=config.llm.objective == "prompt",
     )
@@ -78,19 +88,16 @@ def build_model(config: Config, training: Interactions, *, mesh: Mesh) -> BuiltM
         num_text_tokens=int(templates.text_length.sum(axis=1).max()),
     )
     degrees = inverse_sqrt_degree(training)
-    dropout = None if config.llm.dropout < 0 else config.llm.dropout
-    loaded = None
-    if not config.llm.name.startswith(llm.SCRATCH):
-        loaded = llm.load(config.llm.name, dtype=config.llm.dtype, dropout_rate=dropout)
 
     def build(key: jax.Array) -> TokenRec:
         llm_key, key = jax.random.split(key)
         rngs = nnx.Rngs(params=llm_key)
         if loaded is None:
-            size = round_up(vocabulary.num_text_tokens, multiple=TOKEN_MULTIPLE)
-            model = llm.build(config.llm.name, vocab_size=size, rngs=rngs, dtype=config.llm.dtype, dropout_rate=dropout)
+            size = model_config.vocab_size
+            name, dtype = config.llm.name, config.llm.dtype
+            model = llm.build(name, vocab_size=size, rngs=rngs, dtype=dtype, dropout_rate=dropout)
         else:
-            model = llm.T5(loaded.config, rngs=rngs, dtype=loaded.dtype)
+            model = llm.make_model(loaded.config, rngs=rngs, dtype=loaded.dtype)
         return TokenRec(
             config,
             shape=shape,
@@ -116,4 +123,6 @@ def _tokenizer(config: Config) -> transformers.PreTrainedTokenizerBase:
         return load_tokenizer(config.llm.tokenizer)
     if config.llm.name.startswith(llm.SCRATCH):
         return word_tokenizer((*prompts.TRAINING_TEMPLATES, prompts.ANSWER))
+    if llm.is_gguf(config.llm.name):
+        return llm.gguf_tokenizer(config.llm.name)
     return load_tokenizer(config.llm.name)

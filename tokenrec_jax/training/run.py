@@ -131,7 +131,7 @@ def _train_stage(
         evaluate=evaluate,
         refresh=refresh if stage is Stage.JOINT else None,
     )
-    if trained(state.params, stage):
+    if trained(state.params, stage, tuning=config.llm.tuning):
         state = run_stage(run, state, position, config=config, mesh=mesh, store=store, writer=writer)
     else:
         logging.info("stage %s: nothing to train with tokenizer.kind=%s", stage, config.tokenizer.kind)

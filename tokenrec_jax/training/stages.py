@@ -71,7 +71,7 @@ def _make_begin(
             step=jnp.zeros((), jnp.int32),
             params=params,
             buffers=buffers,
-            optimizer=make_optimizer(config.stage(stage)).init(trained(params, stage)),
+            optimizer=make_optimizer(config.stage(stage)).init(trained(params, stage, tuning=config.llm.tuning)),
             key=jax.random.key_data(step_key),
         )
 

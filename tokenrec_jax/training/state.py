@@ -20,13 +20,19 @@ from tokenrec_jax.types import Stage
 #: Nested dict of arrays, keyed by the attribute names of the modules.
 Params = dict[str, Any]
 
+_COLLABORATIVE = ("collaborative",)
+_TOKENIZER = ("user_tokenizer", "item_tokenizer")
+_LLM = ("llm", "code_tokens", "head")
+
 #: Parameter groups (top-level keys of the parameters) that move in each stage.
 TRAINED: dict[Stage, tuple[str, ...]] = {
-    Stage.COLLABORATIVE: ("collaborative",),
-    Stage.TOKENIZER: ("user_tokenizer", "item_tokenizer"),
-    Stage.LLM: ("llm", "code_tokens", "head"),
-    Stage.JOINT: ("collaborative", "user_tokenizer", "item_tokenizer", "llm", "code_tokens", "head"),
+    Stage.COLLABORATIVE: _COLLABORATIVE,
+    Stage.TOKENIZER: _TOKENIZER,
+    Stage.LLM: _LLM,
+    Stage.JOINT: _COLLABORATIVE + _TOKENIZER + _LLM,
 }
+#: What moves in the place of the group "llm", by `llm.tuning`.
+LLM_GROUP = {"full": "llm", "frozen": "", "lora": "lora"}
 
 
 @no_type_check
@@ -83,9 +89,10 @@ def split(model: TokenRec) -> tuple[Params, Params]:
     return nnx.to_pure_dict(params), nnx.to_pure_dict(buffers)
 
 
-def trained(params: Params, stage: Stage) -> Params:
-    """Returns the parameter groups that move in a stage."""
-    return {name: params[name] for name in TRAINED[stage] if name in params}
+def trained(params: Params, stage: Stage, *, tuning: str) -> Params:
+    """Returns the parameter groups that move in a stage; `tuning` is that of the language model."""
+    names = (LLM_GROUP[tuning] if name == "llm" else name for name in TRAINED[stage])
+    return {name: params[name] for name in names if name in params}
 
 
 def init_state(definition: ModelDefinition, *, seed: int, mesh: Mesh, pretrained: Params | None = None) -> TrainState:

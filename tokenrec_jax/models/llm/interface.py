@@ -7,6 +7,7 @@ back is hidden states, not text. Token ids, templates and codes are the business
 
 from typing import Any, Protocol, runtime_checkable
 
+from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 
@@ -25,11 +26,18 @@ class LanguageModelConfig(Protocol):
 
 @runtime_checkable
 class LanguageModel(Protocol):
-    """A family of models as seen by `models/tokenrec.py`; `T5` is the first one.
+    """A model as seen by the rest of the package, whatever its family: `T5`, `Llama`, `GPT2`.
 
     In a decoder-only family `hidden_states` appends the query embeddings to the prompt and returns the states
-    there.
+    there; in T5 they are what the decoder reads.
+
+    Attributes:
+      config: shape of the model; follows `extend_vocabulary`.
+      token_embedding: [vocabulary, model].
     """
+
+    config: Any
+    token_embedding: nnx.Param
 
     @property
     def hidden_size(self) -> int:
@@ -58,6 +66,10 @@ class LanguageModel(Protocol):
         Position p sees the whole prompt and the queries 0 .. p, never a later query. No dropout if `key` is
         None.
         """
+        ...
+
+    def logits(self, hidden: Float[Array, "batch position model"]) -> Float[Array, "batch position vocabulary"]:
+        """Returns the score of each token after each position, float32."""
         ...
 
     def extend_vocabulary(

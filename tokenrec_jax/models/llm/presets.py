@@ -1,10 +1,12 @@
-"""Shapes of T5 models that can be trained from random weights, by name: `scratch:<preset>` in a config.
+"""Shapes of models that can be trained from random weights, by name: `scratch:<preset>` in a config.
 
-The two invented ones are for machines without an accelerator; the others have the published shapes.
+The tiny and compact ones are invented, for machines without an accelerator; the others have the published shapes.
 """
 
 import dataclasses
+from typing import Any
 
+from tokenrec_jax.models.llm.decoder_config import GPT2Config, LlamaConfig
 from tokenrec_jax.models.llm.t5_config import T5Config
 from tokenrec_jax.types import ConfigError
 
@@ -27,6 +29,26 @@ def _shape(
     )
 
 
+def _llama(model_dim: int, feed_forward_dim: int, layers: int, heads: int) -> LlamaConfig:
+    """Returns a small Llama with heads of 16 dimensions, keys and values shared by two heads, a tied head.
+
+    The published 0.02 is the initial scale of wide models; 1 / sqrt(model_dim) suits narrow ones.
+    """
+    return LlamaConfig(
+        vocab_size=32128,
+        model_dim=model_dim,
+        head_dim=16,
+        feed_forward_dim=feed_forward_dim,
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=heads // 2,
+        max_positions=2048,
+        tied_head=True,
+        initializer_range=model_dim**-0.5,
+    )
+
+
+#: Encoder-decoders.
 PRESETS = {
     # For tests: everything that a T5 has, compiled in a second.
     "tiny": _shape(32, 64, 1, 2, 16),
@@ -41,12 +63,25 @@ PRESETS = {
 }
 
 
-def preset(name: str, *, vocab_size: int) -> T5Config:
+#: Decoder-only models.
+DECODER_PRESETS: dict[str, LlamaConfig | GPT2Config] = {
+    # For tests: grouped queries, tied head.
+    "llama-tiny": _llama(32, 64, 1, 2),
+    # For CPUs: 0.1 million parameters beside the vocabulary.
+    "llama-compact": _llama(64, 192, 2, 4),
+    "gpt2-tiny": GPT2Config(
+        vocab_size=32128, model_dim=32, feed_forward_dim=128, num_layers=1, num_heads=2, initializer_range=32**-0.5
+    ),
+}
+
+
+def preset(name: str, *, vocab_size: int) -> Any:
     """Returns the shape of a preset with another number of tokens.
 
     Raises:
       ConfigError: there is no such preset.
     """
-    if name not in PRESETS:
-        raise ConfigError(f"scratch:{name}: no such preset; allowed: {', '.join(PRESETS)}")
-    return dataclasses.replace(PRESETS[name], vocab_size=vocab_size)
+    known = PRESETS | DECODER_PRESETS
+    if name not in known:
+        raise ConfigError(f"scratch:{name}: no such preset; allowed: {', '.join(known)}")
+    return dataclasses.replace(known[name], vocab_size=vocab_size)

@@ -22,9 +22,7 @@ from tokenrec_jax.models.llm.t5_layers import (
     mask_bias,
     split_key,
 )
-
-#: The vocabulary grows to multiples of this, so that its matrix fills the tiles of TPUs and can be sharded.
-VOCABULARY_MULTIPLE = 128
+from tokenrec_jax.models.llm.vocabulary_rows import grow_vocabulary
 
 _SelfBiases = tuple[Float[Array, "#batch #head #position position"], ...]
 _CrossBiases = tuple[Float[Array, "batch 1 1 length"], ...]
@@ -166,9 +164,9 @@ class T5(nnx.Module):
     ) -> None:
         """Grows the token embedding and an untied head, in place, to at least `num_rows` rows.
 
-        The old rows stay. The number of rows becomes a multiple of `VOCABULARY_MULTIPLE`. New rows are drawn
-        from a normal distribution around 0 with the standard deviation of the old ones, so that new tokens
-        enter as loud as known ones.
+        The old rows stay. The number of rows becomes a multiple of `vocabulary_rows.VOCABULARY_MULTIPLE`. New
+        rows are drawn from a normal distribution around 0 with the standard deviation of the old ones, so that new
+        tokens enter as loud as known ones.
 
         Args:
           num_rows: rows that are needed, old ones included.
@@ -178,19 +176,7 @@ class T5(nnx.Module):
         Raises:
           ValueError: more `vectors` than new rows.
         """
-        old_rows = self.config.vocab_size
-        needed = max(num_rows, old_rows)
-        rows = -(-needed // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
-        if vectors is not None and len(vectors) > rows - old_rows:
-            raise ValueError(f"vectors has {len(vectors)} rows; allowed: at most {rows - old_rows} new ones")
-        embedding_key, head_key = jax.random.split(key)
-        embedding = _with_rows(self.token_embedding[...], rows, key=embedding_key)
-        if vectors is not None:
-            embedding = embedding.at[old_rows : old_rows + len(vectors)].set(vectors.astype(embedding.dtype))
-        self.token_embedding = nnx.Param(embedding)
-        if self.lm_head is not None:
-            self.lm_head = nnx.Param(_with_rows(self.lm_head[...], rows, key=head_key))
-        self.config = dataclasses.replace(self.config, vocab_size=rows)
+        grow_vocabulary(self, num_rows, key=key, vectors=vectors)
 
 
 class T5Stack(nnx.Module):
@@ -291,9 +277,3 @@ class T5Layer(nnx.Module):
             hidden = hidden + dropout(out, rate=rate, key=keys[3])
         out = self.feed_forward(self.feed_forward_norm(hidden), rate=rate, key=keys[4])
         return hidden + dropout(out, rate=rate, key=keys[5])
-
-
-def _with_rows(table: Float[Array, "old model"], rows: int, *, key: Key[Array, ""]) -> Float[Array, "new model"]:
-    """Returns the table with drawn rows below it, `rows` in all."""
-    shape = (rows - table.shape[0], table.shape[1])
-    return jnp.concatenate([table, jnp.std(table) * jax.random.normal(key, shape, table.dtype)])

@@ -79,12 +79,12 @@ class RMSNorm(nnx.Module):
         self.epsilon = epsilon
         self.scale = nnx.Param(jnp.full((dim,), scale, jnp.float32))
 
-    def __call__(self, x: Float[Array, "batch length model"]) -> Float[Array, "batch length model"]:
+    def __call__(self, x: Float[Array, "*shape model"]) -> Float[Array, "*shape model"]:
         """Returns the normed input in its own type."""
         wide = x.astype(jnp.float32)
         variance = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
         normed = wide * jax.lax.rsqrt(variance + self.epsilon)
-        return (normed * self.scale[...][None, None, :]).astype(x.dtype)
+        return (normed * self.scale[...].reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
 
 
 class RelativeBias(nnx.Module):
