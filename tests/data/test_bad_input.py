@@ -1,6 +1,8 @@
 """Broken input: every failure is one line that names the place, and leaves nothing in the cache."""
 
+import contextlib
 import datetime
+import io
 import pathlib
 import re
 
@@ -9,20 +11,23 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from experiments import cli
 from tests.data.helpers import unfinished, write_layout
 from tokenrec_jax.config import DataConfig
 from tokenrec_jax.data.sources import load_interactions
-from tokenrec_jax.types import DataError, TokenRecError
+from tokenrec_jax.types import DataError
 
 
 def refusal(config: DataConfig, cache: pathlib.Path) -> str:
-    """Returns the message with which a source is refused, after checking its form and the cache."""
+    """Returns the message with which a source is refused, after checking status, form and the cache."""
     config.cache_dir = str(cache)
-    with pytest.raises(TokenRecError) as caught:
-        load_interactions(config)
-    assert "\n" not in str(caught.value)
+    with contextlib.redirect_stderr(io.StringIO()) as printed:
+        status = cli.guarded(lambda: load_interactions(config) and None)
+    assert status == 1
+    text = printed.getvalue()
+    assert text.startswith("error: ") and text.count("\n") == 1, text
     assert unfinished(cache) == []
-    return str(caught.value)
+    return text.removeprefix("error: ").removesuffix("\n")
 
 
 # --- the reference layout -------------------------------------------------------------------------
