@@ -9,6 +9,10 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 from ml_collections.config_flags.config_flags import UnparsedFlagError
 
+# Read when transformers is imported: that PyTorch is missing is as it should be.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
 from tokenrec_jax.config import Config, validate
 from tokenrec_jax.types import ConfigError, TokenRecError
 
@@ -49,8 +53,6 @@ def _reason(config: object) -> str:
 
 def run(main: Callable[[], None]) -> None:
     """Parses the flags, runs `main` and exits: 0, or 1 after one line on standard error."""
-    # Hosts of hubs are asked only for names that are not local; progress bars of libraries would break ours.
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     handler = logging.get_absl_handler()
