@@ -27,7 +27,7 @@ class Setup:
     built: BuiltModel
 
     def state(self, stage: Stage) -> TrainState:
-        """Returns a state at the start of a stage; the tokenizers are fitted even if TOKENIZER is skipped."""
+        """Returns a state at the start of a stage, after that of TOKENIZER, whose codebooks are only fitted."""
         state = init_state(self.built.definition, seed=0, mesh=self.mesh)
         for each in (Stage.TOKENIZER, stage):
             state = begin_stage(

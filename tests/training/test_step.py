@@ -7,7 +7,8 @@ from experiments.configs import tiny
 from tests.training.conftest import make_setup
 from tokenrec_jax.data.batches import train_batches
 from tokenrec_jax.sharding import put_batch
-from tokenrec_jax.training.state import TRAINED
+from tokenrec_jax.training.stages import begin_stage
+from tokenrec_jax.training.state import TRAINED, init_state
 from tokenrec_jax.training.step import make_train_step
 from tokenrec_jax.types import Stage
 
@@ -117,6 +118,19 @@ def test_codes_at_the_input_come_from_the_tokenizer(setup):
     expected = model.item_tokenizer.encode(model.tables.item_vectors[...])
     np.testing.assert_array_equal(model.tables.item_codes[...], expected)
     assert len(np.unique(np.asarray(expected)[:40], axis=0)) > 10
+
+
+def test_a_run_without_the_tokenizer_stage_fits_its_codebooks_before_the_next():
+    config = tiny.get_config()
+    config.stages = ("collaborative", "llm")
+    setup = make_setup(config)
+    state = begin_stage(
+        init_state(setup.built.definition, seed=0, mesh=setup.mesh), setup.built.graph,
+        definition=setup.built.definition, config=config, stage=Stage.LLM, mesh=setup.mesh,
+    )  # fmt: skip
+    codes = np.asarray(state.buffers["tables"]["item_codes"])[: setup.training.num_items]
+    assert len(np.unique(codes, axis=0)) > 10
+    assert np.asarray(state.params["code_tokens"]).std() > 0
 
 
 def test_code_tokens_start_from_the_codebooks(setup):

@@ -31,8 +31,9 @@ def begin_stage(
 ) -> TrainState:
     """Returns the state with which a stage starts: step 0, fresh moments, tables that the stages before decide.
 
-    TOKENIZER reads the propagated vectors and fits its codebooks on them. LLM and JOINT read the codes of all users
-    and items and, by config, start the embeddings of the code tokens from the codebooks. Donates `state`.
+    TOKENIZER reads the propagated vectors and fits its codebooks on them; a run without that stage does so before the
+    next one. LLM and JOINT read the codes of all users and items, and the first of them starts the embeddings of the
+    code tokens, by config from the codebooks. Donates `state`.
     """
     return _jit_on_state(_make_begin(definition, config, stage), state, graph, mesh=mesh)(state, graph)
 
@@ -60,11 +61,11 @@ def _make_begin(
         fit_key, token_key, step_key = jax.random.split(stage_key, 3)
         if stage is not Stage.COLLABORATIVE:
             freeze_vectors(model, graph)
-        if stage is Stage.TOKENIZER:
+        if _is_first(stage, config, among=(Stage.TOKENIZER, Stage.LLM, Stage.JOINT)):
             fit_tokenizers(model, graph, key=fit_key)
         if stage in (Stage.LLM, Stage.JOINT):
             refresh_codes(model, graph)
-        if stage is Stage.LLM or (stage is Stage.JOINT and str(Stage.LLM) not in config.stages):
+        if _is_first(stage, config, among=(Stage.LLM, Stage.JOINT)):
             init_code_tokens(model, from_codebooks=config.llm.init_from_codebooks, key=token_key)
         params, buffers = split(model)
         return TrainState(
@@ -76,6 +77,11 @@ def _make_begin(
         )
 
     return begin
+
+
+def _is_first(stage: Stage, config: Config, *, among: tuple[Stage, ...]) -> bool:
+    """Returns whether a stage is the first of some that the run goes through, so that it does what all of them need."""
+    return stage in among and str(stage) == next((name for name in config.stages if name in among), str(stage))
 
 
 def make_table_refresh(
