@@ -36,11 +36,13 @@ def main() -> None:
 def run(config: Config, workdir: Workdir) -> None:
     """Trains and evaluates; leaves result.json."""
     mesh = make_mesh(config.mesh)
-    if not workdir.has_interactions:
-        workdir.save_interactions(load_interactions(config.data))
-    interactions = workdir.interactions()
+    interactions = workdir.interactions() if workdir.begun else load_interactions(config.data)
     training = interactions.without_last(2)
-    built = build_model(config, training, mesh=mesh)
+    # Pretrained weights are read only for the first state.
+    saved = workdir.language_model if workdir.has_state else None
+    built = build_model(config, training, mesh=mesh, saved=saved)
+    if not workdir.begun:
+        workdir.begin(config, interactions, language_model=built.llm_config, tokenizer=built.tokenizer)
     retriever = Retriever(built, mesh=mesh)
     trained = train(
         built,

@@ -109,7 +109,8 @@ class LLMConfig:
     # `scratch:<preset>` for random weights, a folder with Hugging Face files, a hub id such as `t5-small`, a .gguf
     # file, or `smollm2` (extra smollm2).
     name: str = "scratch:compact"
-    # Hugging Face tokenizer: folder or hub id. Empty: the one of `name`; for `scratch:` the words of our templates.
+    # Tokenizer: folder, hub id, .gguf file or `smollm2`. Empty: the one of `name`; for `scratch:` the words of our
+    # templates.
     tokenizer: str = ""
     # One of OBJECTIVES: one query a prompt (the paper) or one after each history item.
     objective: str = "prompt"

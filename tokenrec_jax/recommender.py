@@ -12,6 +12,7 @@ from jaxtyping import Int
 from tokenrec_jax.config import Config, MeshConfig
 from tokenrec_jax.data.interactions import Interactions
 from tokenrec_jax.evaluation.evaluator import ScoreFunction, score_with_index
+from tokenrec_jax.models.tokenrec import TokenRec
 from tokenrec_jax.numerics import round_up
 from tokenrec_jax.retrieval.index import ItemIndex
 from tokenrec_jax.sharding import batch_sharding, make_mesh, put_batch, replicated
@@ -46,7 +47,7 @@ class Retriever:
 
     def __init__(self, built: BuiltModel, *, mesh: Mesh):
         """Prepares the jitted functions."""
-        self._built = built
+        self.built = built
         self._mesh = mesh
         self._query = make_query_function(built.definition, mesh=mesh)
         self._item_vectors = make_item_vectors(built.definition)
@@ -57,7 +58,7 @@ class Retriever:
     def index(self, params: Params, buffers: Params) -> ItemIndex:
         """Returns the index over all items in the space of the queries."""
         vectors = self._item_vectors(params, buffers)
-        return ItemIndex.build(vectors, metric="cosine", num_items=self._built.shape.num_items)
+        return ItemIndex.build(vectors, metric="cosine", num_items=self.built.shape.num_items)
 
     def query(self, params: Params, buffers: Params, batch: EvaluationBatch, *, prompt: str = "seen") -> jax.Array:
         """Returns one query a row of a batch on the device; `prompt` is "seen" or "unseen"."""
@@ -106,7 +107,7 @@ class Recommender:
         config = workdir.config()
         interactions = workdir.interactions()
         mesh = make_mesh(MeshConfig())
-        built = build_model(config, interactions.without_last(2), mesh=mesh)
+        built = build_model(config, interactions.without_last(2), mesh=mesh, saved=workdir.language_model)
         store = CheckpointStore(workdir.path)
         model = store.restore_model(FINAL, abstract_model(built.definition, mesh))
         store.close()
@@ -118,6 +119,16 @@ class Recommender:
             params=model["params"],
             buffers=model["buffers"],
         )
+
+    @property
+    def built(self) -> BuiltModel:
+        """Definition, tokenizer and vocabulary of the model."""
+        return self._retriever.built
+
+    @property
+    def model(self) -> TokenRec:
+        """The trained module."""
+        return self.built.definition.merge(self._params, self._buffers)
 
     @property
     def retriever(self) -> Retriever:

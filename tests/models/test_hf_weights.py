@@ -333,7 +333,7 @@ def test_a_large_model_is_never_in_memory_twice(tmp_path, devices):
     config = dataclasses.replace(
         SHAPES["llama"], model_dim=1024, feed_forward_dim=4096, num_heads=64, num_kv_heads=64, num_layers=15
     )
-    shapes = hf_weights._abstract(config)
+    shapes = hf_weights.abstract_params(config)
     transposed = {path: leaf.shape[::-1] if path[-1] == "kernel" else leaf.shape for path, leaf in shapes.items()}
     files: dict[str, dict[str, tuple[int, ...]]] = {}
     for key, path in hf_weights.key_table(config).items():

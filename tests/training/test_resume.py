@@ -12,6 +12,9 @@ import pytest
 from experiments.configs import tiny
 from experiments.train import run
 from tests.conftest import REPOSITORY
+from tokenrec_jax.data.synthetic import synthetic_interactions
+from tokenrec_jax.data.vocabulary import word_tokenizer
+from tokenrec_jax.models import llm
 from tokenrec_jax.training import loop
 from tokenrec_jax.training.workdir import Workdir
 from tokenrec_jax.types import ConfigError, TokenRecError
@@ -73,7 +76,13 @@ def test_a_loss_that_is_not_finite_names_step_and_checkpoint(tmp_path, monkeypat
 
 def test_another_config_in_the_same_directory_is_refused(tmp_path):
     made = config(tmp_path)
-    Workdir.start(str(tmp_path / "run"), made)
+    begun = Workdir.start(str(tmp_path / "run"), made)
+    begun.begin(
+        made,
+        synthetic_interactions(name="synthetic", num_users=20, num_items=10, seed=0),
+        language_model=llm.preset("tiny", vocab_size=8),
+        tokenizer=word_tokenizer(["a b"]),
+    )
     made.train.llm.learning_rate = 0.5
     with pytest.raises(ConfigError, match=r"train.llm.learning_rate: 0.003 there, 0.5 here"):
         Workdir.start(str(tmp_path / "run"), made)

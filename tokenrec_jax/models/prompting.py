@@ -96,5 +96,5 @@ def history_lengths(history: Int[Array, "batch history"]) -> Int[Array, " batch"
 
 
 def choose_templates(key: jax.Array, *, batch: int, num_templates: int) -> Int[Array, " batch"]:
-    """Returns a uniformly drawn template for each row."""
+    """Returns uniformly drawn templates."""
     return jax.random.randint(key, (batch,), 0, num_templates, dtype=jnp.int32)

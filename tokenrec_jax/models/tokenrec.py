@@ -19,7 +19,6 @@ from tokenrec_jax.models.buffer import Buffer
 from tokenrec_jax.models.lightgcn import LightGCN, propagate
 from tokenrec_jax.models.llm.interface import LanguageModel
 from tokenrec_jax.models.llm.lora import LowRankAdapters
-from tokenrec_jax.models.llm.t5 import T5
 from tokenrec_jax.models.projection import QueryHead, fold_in
 from tokenrec_jax.models.prompting import (
     assemble_prompt,
@@ -138,7 +137,7 @@ class TokenRec(nnx.Module):
         *,
         user: Int[Array, " batch"],
         history: Int[Array, "batch history"],
-        template: Int[Array, " batch"],
+        template: Int[Array, " template"],
         item_vectors: Float[Array, "items emb"] | None = None,
         key: jax.Array | None = None,
     ) -> Float[Array, "batch position emb"]:
@@ -147,7 +146,7 @@ class TokenRec(nnx.Module):
         Args:
           user: user ids; read only when user tokens are learned.
           history: item ids, oldest first, right-padded with `PADDING`.
-          template: index of the prompt template of each row.
+          template: index of the prompt template of each row, or of all rows. Where `shares_instruction`, only one.
           item_vectors: collaborative embeddings of the items; None takes the frozen ones.
           key: decides dropout; None switches it off.
         """
@@ -164,9 +163,18 @@ class TokenRec(nnx.Module):
                 folded = folded[:, -1:]
         return self.head.queries(hidden, folded)
 
+    @property
+    def shares_instruction(self) -> bool:
+        """Whether what stands before the history is the same for all rows of a batch, and thus read only once."""
+        return self.config.llm.objective == "dense" and self.config.llm.user_tokens == "none"
+
     def adapted_llm(self) -> LanguageModel:
-        """Returns the language model with its adapters merged in, if it has any."""
-        return self.lora.merged(self.llm) if hasattr(self, "lora") else self.llm
+        """Returns the language model with its adapters at work, if it has any."""
+        return self.lora.beside(self.llm) if hasattr(self, "lora") else self.llm
+
+    def merged_llm(self) -> LanguageModel:
+        """Returns a copy of the language model with its adapters, if it has any, added to its weights."""
+        return self.lora.merged(self.llm) if hasattr(self, "lora") else nnx.merge(*nnx.split(self.llm))
 
     def _prompt_hidden(self, user, history, template, vectors, folded, *, drop_key, llm_key):
         """Returns hidden states [batch, 1, model]: user and history in the prompt, a fixed answer after it."""
@@ -178,7 +186,7 @@ class TokenRec(nnx.Module):
             history_tokens = history_tokens[..., :1]
         prompt = assemble_prompt(
             self.tables.templates,
-            template=template,
+            template=jnp.broadcast_to(template, user.shape),
             user_tokens=user_tokens,
             use_user=self._use_user(user.shape[0], drop_key),
             history_tokens=history_tokens,
@@ -208,13 +216,10 @@ class TokenRec(nnx.Module):
         The history is what a decoder reads: T5's own, or the rest of the sequence of a causal model. Where an item has
         a position for each of its codes, its state is that of the last one.
         """
-        no_user = self.config.llm.user_tokens == "none"
-        if no_user:
-            # The instruction is the same for all rows of a template.
-            rows = self.tables.text.shape[0]
-            every_template = jnp.arange(rows, dtype=jnp.int32)
-            embedded, mask = self._instruction(every_template, jnp.zeros((rows, 1), jnp.int32), None)
+        if self.shares_instruction:
+            embedded, mask = self._instruction(template, jnp.zeros((1, 1), jnp.int32), None)
         else:
+            template = jnp.broadcast_to(template, user.shape)
             embedded, mask = self._instruction(template, self._user_tokens(user, None), drop_key)
         per_item = 1
         if self.config.llm.item_positions == "pooled":
@@ -225,16 +230,7 @@ class TokenRec(nnx.Module):
                 items = items + self._projected_items(history, vectors)[:, :, None].astype(items.dtype)
             per_item = items.shape[2]
             items = items.reshape(items.shape[0], -1, items.shape[3])
-        llm = self.adapted_llm()
-        if no_user and isinstance(llm, T5):
-            # Encode each template once, then let each row attend to its own.
-            encoder_key, decoder_key = (None, None) if llm_key is None else jax.random.split(llm_key)
-            encoded = llm.encode(embedded, mask, key=encoder_key)
-            hidden = llm.decode(items, encoder_hidden=encoded[template], encoder_mask=mask[template], key=decoder_key)
-        else:
-            if no_user:
-                embedded, mask = embedded[template], mask[template]
-            hidden = llm.hidden_states(embedded, mask, query_embeds=items, key=llm_key)
+        hidden = self.adapted_llm().hidden_states(embedded, mask, query_embeds=items, key=llm_key)
         return hidden[:, per_item - 1 :: per_item]
 
     def _instruction(self, template, user_tokens, drop_key):

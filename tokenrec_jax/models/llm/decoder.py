@@ -50,7 +50,7 @@ class Reading:
     """
 
     rotation: Rotation | None
-    visible: Bool[Array, "batch position slot"]
+    visible: Bool[Array, "#batch position slot"]
     start: Int[Array, ""] | None = None
 
 
@@ -59,7 +59,7 @@ def attend(
     keys: Float[Array, "batch slot kv_head head_dim"],
     values: Float[Array, "batch slot kv_head head_dim"],
     *,
-    visible: Bool[Array, "batch position slot"],
+    visible: Bool[Array, "#batch position slot"],
     rate: float = 0.0,
     key: Key[Array, ""] | None = None,
 ) -> Float[Array, "batch position head head_dim"]:
@@ -142,8 +142,8 @@ class Decoder(nnx.Module):
 
     def hidden_states(
         self,
-        inputs_embeds: Float[Array, "batch length model"],
-        mask: Bool[Array, "batch length"],
+        inputs_embeds: Float[Array, "prompt length model"],
+        mask: Bool[Array, "prompt length"],
         *,
         query_embeds: Float[Array, "batch position model"],
         key: Key[Array, ""] | None = None,
@@ -151,10 +151,10 @@ class Decoder(nnx.Module):
         """Reads a prompt, then the queries; returns the states at the queries, after the final norm.
 
         Positions count real tokens only, so padding may stand on either side and changes nothing. Query p sees the
-        prompt and the queries 0 .. p.
+        prompt and the queries 0 .. p. A prompt that all rows share is read once.
 
         Args:
-          inputs_embeds: what `embed` returns, possibly with more added.
+          inputs_embeds: what `embed` returns, possibly with more added; one prompt a row, or one for all.
           mask: True where a position counts.
           query_embeds: embeddings of what is appended; all of them count.
           key: dropout key, or None for no dropout.
@@ -162,6 +162,8 @@ class Decoder(nnx.Module):
         Raises:
           ConfigError: prompt and queries are longer than the model's positions.
         """
+        if inputs_embeds.shape[0] < query_embeds.shape[0]:
+            return self._read_after(inputs_embeds.astype(self.dtype), mask, query_embeds.astype(self.dtype), key=key)
         row = jnp.concatenate([inputs_embeds.astype(self.dtype), query_embeds.astype(self.dtype)], axis=1)
         counts = jnp.concatenate([mask, jnp.ones(query_embeds.shape[:2], bool)], axis=1)
         return self._read(row, counts, num_states=query_embeds.shape[1], key=key)
@@ -262,6 +264,39 @@ class Decoder(nnx.Module):
                     # Of the last layer only these states are used: the prompt's are keys and values there, no more.
                     reading = dataclasses.replace(reading, visible=visible[:, -num_states:])
                 hidden, _ = layer(hidden, reading=reading, cached=None, key=layer_key)
+            return self.final_norm(hidden)
+
+    def _read_after(self, prompt, mask, queries, *, key) -> Float[Array, "batch position model"]:
+        """Returns the normed states of the queries of all rows after the one prompt that they share."""
+        num_rows, num_new, length = *queries.shape[:2], prompt.shape[1]
+        self._check_length(length + num_new)
+        positions = _positions(mask)
+        # Room behind the prompt's keys and values for those of the queries, as in `decode`.
+        counts = jnp.concatenate([mask, jnp.ones((1, num_new), bool)], axis=1)
+        start = jnp.array(length, jnp.int32)
+        prompt_reading = Reading(
+            rotation=self._rotation(positions),
+            visible=_visible(mask, start=jnp.zeros((), jnp.int32), num_rows=length),
+        )
+        query_positions = jnp.sum(mask, axis=1, dtype=jnp.int32)[:, None] + jnp.arange(num_new)[None]
+        query_reading = Reading(
+            rotation=self._rotation(query_positions),
+            visible=_visible(counts, start=start, num_rows=num_new),
+            start=start,
+        )
+        prompt_key, query_key, *layer_keys = split_key(key, 2 + 2 * len(self.layers))
+        with jax.named_scope(type(self).__name__.lower()):
+            read = self._enter(prompt, positions, key=prompt_key)
+            hidden = self._enter(queries, query_positions, key=query_key)
+            for index, layer in enumerate(self.layers):
+                read, key_value = layer(read, reading=prompt_reading, cached=None, key=layer_keys[2 * index])
+                cached = tuple(
+                    jnp.broadcast_to(
+                        jnp.pad(x, ((0, 0), (0, num_new), (0, 0), (0, 0))), (num_rows, length + num_new, *x.shape[2:])
+                    )
+                    for x in key_value
+                )
+                hidden, _ = layer(hidden, reading=query_reading, cached=cached, key=layer_keys[2 * index + 1])
             return self.final_norm(hidden)
 
     def _check_length(self, length: int) -> None:

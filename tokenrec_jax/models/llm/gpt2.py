@@ -35,7 +35,7 @@ class GPT2(Decoder):
     def _enter(
         self,
         embedded: Float[Array, "batch length model"],
-        positions: Int[Array, "batch length"],
+        positions: Int[Array, "#batch length"],
         *,
         key: Key[Array, ""] | None,
     ) -> Float[Array, "batch length model"]:

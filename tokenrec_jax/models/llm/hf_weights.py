@@ -31,12 +31,16 @@ from tokenrec_jax.models.llm.hf_files import (
     read_json,
 )
 from tokenrec_jax.models.llm.vocabulary_rows import check_vocabulary
+from tokenrec_jax.numerics import round_up
 from tokenrec_jax.types import ConfigError
 
 __all__ = ["WEIGHTS", "key_table", "load_hf", "make_model", "read_config", "save_hf"]
 
 #: Weights of more bytes than this are saved in several files, which bounds the memory that saving takes.
 SHARD_BYTES = 4 * 2**30
+
+#: Parameters with a row for each token.
+VOCABULARY_PATHS: tuple[Path, ...] = (("token_embedding",), ("lm_head",))
 
 #: Tree of shardings like the model's parameters, or a function that makes it from the tree of their shapes.
 Shardings = dict[str, Any] | Callable[[dict[str, Any]], dict[str, Any]]
@@ -53,6 +57,8 @@ def load_hf(
     dtype: Any = jnp.float32,
     dropout_rate: float | None = None,
     shardings: Shardings | None = None,
+    num_tokens: int = 0,
+    vocabulary_multiple: int = 1,
 ) -> Any:
     """Loads a model from a local folder or, through the cache of huggingface_hub, from a hub id.
 
@@ -66,17 +72,24 @@ def load_hf(
       shardings: where the parameters lie, a tree or a function such as
         `lambda shapes: state_shardings({"llm": shapes}, mesh)["llm"]`, whose argument always has an `lm_head`.
         None: whole on JAX's default device.
+      num_tokens: ids that the tokenizer makes, checked before any tensor is read.
+      vocabulary_multiple: rows of zeros are added below the token embedding and an untied head up to a multiple of
+        this, so that they can be sharded; no file has as many rows as GPT-2 (50,257) on a power of two of devices.
 
     Raises:
-      ConfigError: files are missing, damaged, of an unknown family, not finite or do not fit each other.
+      ConfigError: files are missing, damaged, of an unknown family, not finite or do not fit each other, or there are
+        more `num_tokens` than rows for them.
     """
     folder = find_folder(name_or_path)
     config = read_config(folder)
+    check_vocabulary(num_tokens, config.vocab_size)
     family = family_of(config)
     # An untied table, because a head may be there against the word of the config.
     untied = dataclasses.replace(config, tied_head=False)
-    shapes = _abstract(untied)
-    places = _places(shapes, shardings)
+    shapes = abstract_params(untied)
+    rows = round_up(config.vocab_size, multiple=vocabulary_multiple)
+    padded = abstract_params(dataclasses.replace(untied, vocab_size=rows))
+    places = place_of_each(padded, shardings)
     table = key_table(untied)
     table |= dict.fromkeys(family.aliases, table[family.embedding])
 
@@ -98,7 +111,7 @@ def load_hf(
             ours = "/".join(map(str, path))
             problems.append(f"{key} becomes {ours} of shape {shape}, but {shapes[path].shape} is needed")
             continue
-        loaded[key], finite = _place(stored, transposed=transposed, sharding=places.get(path))
+        loaded[key], finite = _place(stored, shape=padded[path].shape, transposed=transposed, sharding=places.get(path))
         if not finite:
             problems.append(f"{key} holds NaN or infinity")
     problems += _resolve_aliases(loaded, family)
@@ -113,6 +126,7 @@ def load_hf(
     if problems:
         raise ConfigError(f"{folder}: weights do not fit {CONFIG}: {'; '.join(problems)}")
 
+    config = dataclasses.replace(config, vocab_size=rows)
     model = nnx.eval_shape(lambda: make_model(config, rngs=nnx.Rngs(0), dtype=dtype, dropout_rate=dropout_rate))
     graphdef, _ = nnx.split(model)
     return nnx.merge(graphdef, nnx.from_flat_state([(path, loaded[key]) for key, path in needed.items()]))
@@ -133,7 +147,7 @@ def save_hf(model: Any, folder: str | os.PathLike[str], tokenizer: Any = None) -
       ConfigError: the tokenizer has more tokens than the model rows for them.
     """
     if tokenizer is not None:
-        check_vocabulary(len(tokenizer), model)
+        check_vocabulary(len(tokenizer), model.vocab_size)
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     params = dict(nnx.to_flat_state(nnx.state(model, nnx.Param)))
@@ -180,14 +194,16 @@ def read_config(folder: pathlib.Path) -> Any:
         raise ConfigError(f"{path}: {error}") from None
 
 
-def _abstract(config: Any) -> dict[Path, jax.ShapeDtypeStruct]:
+def abstract_params(config: Any) -> dict[Path, jax.ShapeDtypeStruct]:
     """Returns the shape of each parameter."""
     model = nnx.eval_shape(lambda: make_model(config, rngs=nnx.Rngs(0)))
     leaves = jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
     return {tuple(key.key for key in path): leaf for path, leaf in leaves}
 
 
-def _places(shapes: dict[Path, jax.ShapeDtypeStruct], shardings: Shardings | None) -> dict[Path, jax.sharding.Sharding]:
+def place_of_each(
+    shapes: dict[Path, jax.ShapeDtypeStruct], shardings: Shardings | None
+) -> dict[Path, jax.sharding.Sharding]:
     """Returns the sharding of each parameter; nothing if there is none."""
     if shardings is None:
         return {}
@@ -204,19 +220,26 @@ def _places(shapes: dict[Path, jax.ShapeDtypeStruct], shardings: Shardings | Non
 
 
 def _place(
-    stored: StoredTensor, *, transposed: bool, sharding: jax.sharding.Sharding | None
+    stored: StoredTensor, *, shape: tuple[int, ...], transposed: bool, sharding: jax.sharding.Sharding | None
 ) -> tuple[Float[Array, "..."], bool]:
-    """Returns a tensor on the devices, and whether all of it that was read is finite."""
+    """Returns a tensor on the devices, zeros where `shape` is larger, and whether all that was read is finite."""
     parts: dict[tuple[tuple[int, int], ...], np.ndarray] = {}
-    shape = stored.shape[::-1] if transposed else stored.shape
+    there = stored.shape[::-1] if transposed else stored.shape
 
     def read(index: Any) -> np.ndarray:
         """Returns the part that a device holds; devices that hold the same share one read."""
         bounds = tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
         if bounds not in parts:
-            window = tuple(slice(*pair) for pair in bounds)
-            part = stored.read(window[::-1] if transposed else window)
-            parts[bounds] = part.T if transposed else part
+            window = tuple(slice(*np.minimum(pair, size).tolist()) for pair, size in zip(bounds, there, strict=True))
+            missing = [
+                (stop - start) - (cut.stop - cut.start) for (start, stop), cut in zip(bounds, window, strict=True)
+            ]
+            if any(cut.start == cut.stop for cut in window):
+                parts[bounds] = np.zeros([stop - start for start, stop in bounds], np.float32)
+            else:
+                part = stored.read(window[::-1] if transposed else window)
+                part = part.T if transposed else part
+                parts[bounds] = np.pad(part, [(0, count) for count in missing]) if any(missing) else part
         return parts[bounds]
 
     if sharding is None:

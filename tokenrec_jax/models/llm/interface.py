@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 
+@runtime_checkable
 class LanguageModelConfig(Protocol):
     """Shape of a model: a frozen data class with a Hugging Face form."""
 
@@ -55,16 +56,16 @@ class LanguageModel(Protocol):
 
     def hidden_states(
         self,
-        inputs_embeds: Float[Array, "batch length model"],
-        mask: Bool[Array, "batch length"],
+        inputs_embeds: Float[Array, "prompt length model"],
+        mask: Bool[Array, "prompt length"],
         *,
         query_embeds: Float[Array, "batch position model"],
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch position model"]:
-        """Reads a prompt (True in `mask`: counts) and returns one hidden state for each query embedding.
+        """Reads prompts (True in `mask`: counts) and returns one hidden state for each query embedding.
 
-        Position p sees the whole prompt and the queries 0 .. p, never a later query. No dropout if `key` is
-        None.
+        There is one prompt a row of the batch, or one for all rows, which is read only once. Position p sees its whole
+        prompt and the queries 0 .. p, never a later query. No dropout if `key` is None.
         """
         ...
 

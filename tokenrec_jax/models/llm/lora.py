@@ -1,8 +1,11 @@
 """Low-rank adapters of a frozen language model. Read `LowRankAdapters`."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float
 
 from tokenrec_jax.models.llm.interface import LanguageModel
 
@@ -11,13 +14,11 @@ _ADAPTED = ("attention", "feed_forward")
 
 
 class LowRankAdapters(nnx.Module):
-    """A product of two thin matrices for each kernel of attention and feed-forward layers, to be added to it.
+    """A product of two thin matrices for each kernel of attention and feed-forward layers.
 
     `down` starts random and `up` at zero, so that the adapted model starts as the frozen one.
 
     Source: LoRA (Hu et al., 2021).
-    Differs: the product is added to the kernel before use instead of being applied to activations beside it. The maths
-    is the same, one implementation serves every family, and a merged model for export is the same call.
 
     Attributes:
       down: [in, rank] of each adapted kernel, by its path joined with dots.
@@ -36,6 +37,17 @@ class LowRankAdapters(nnx.Module):
                 up[_name(path)] = nnx.Param(jnp.zeros((rank, columns)))
         self.down, self.up = nnx.Dict(down), nnx.Dict(up)
 
+    def beside(self, llm: LanguageModel) -> LanguageModel:
+        """Returns the model with the adapters working beside its layers, for training: kernels get no gradient."""
+        definition, params, rest = nnx.split(llm, nnx.Param, ...)
+        adapted = nnx.merge(definition, params, rest)
+        for path, module in list(nnx.iter_modules(adapted)):
+            for name, layer in list(vars(module).items()):
+                key = _name((*path, name, "kernel"))
+                if key in self.down:
+                    setattr(module, name, AdaptedLinear(layer, self.down[key], self.up[key], scale=self.scale))
+        return adapted
+
     def merged(self, llm: LanguageModel) -> LanguageModel:
         """Returns a copy of the model with the adapters added to its kernels; the model itself stays."""
         definition, params, rest = nnx.split(llm, nnx.Param, ...)
@@ -46,6 +58,31 @@ class LowRankAdapters(nnx.Module):
                 change = self.scale * (self.down[name][...] @ self.up[name][...])
                 flat[path] = leaf.replace(leaf[...] + change.astype(leaf.dtype))
         return nnx.merge(definition, nnx.from_flat_state(list(flat.items())), rest)
+
+
+class AdaptedLinear(nnx.Module):
+    """A linear layer and, added to what it returns, a low-rank map of the same input."""
+
+    def __init__(self, base: nnx.Linear, down: nnx.Param, up: nnx.Param, *, scale: float):
+        self.base = base
+        self.down, self.up = down, up
+        self.scale = scale
+
+    @property
+    def dtype(self) -> Any:
+        """Type of activations."""
+        return self.base.dtype
+
+    @property
+    def kernel(self) -> Float[Array, "in out"]:
+        """The merged kernel, for callers that move it to the other side of a product."""
+        kernel = self.base.kernel[...]
+        return kernel + (self.scale * (self.down[...] @ self.up[...])).astype(kernel.dtype)
+
+    def __call__(self, x: Float[Array, "*shape in"]) -> Float[Array, "*shape out"]:
+        """Transforms the last axis."""
+        down, up = (matrix[...].astype(x.dtype) for matrix in (self.down, self.up))
+        return self.base(x) + self.scale * (x @ down @ up)
 
 
 def _name(path: tuple) -> str:

@@ -7,6 +7,7 @@ import dataclasses
 from typing import Any
 
 from tokenrec_jax.models.llm.decoder_config import GPT2Config, LlamaConfig
+from tokenrec_jax.models.llm.rope import RopeConfig
 from tokenrec_jax.models.llm.t5_config import T5Config
 from tokenrec_jax.types import ConfigError
 
@@ -69,6 +70,21 @@ DECODER_PRESETS: dict[str, LlamaConfig | GPT2Config] = {
     "llama-tiny": _llama(32, 64, 1, 2),
     # For CPUs: 0.1 million parameters beside the vocabulary.
     "llama-compact": _llama(64, 192, 2, 4),
+    # SmolLM2-135M, the shape of `smollm2`.
+    "smollm2-135m": LlamaConfig(
+        vocab_size=49152,
+        model_dim=576,
+        head_dim=64,
+        feed_forward_dim=1536,
+        num_layers=30,
+        num_heads=9,
+        num_kv_heads=3,
+        max_positions=8192,
+        rope=RopeConfig(theta=100_000.0),
+        tied_head=True,
+        norm_epsilon=1e-5,
+        initializer_range=576**-0.5,
+    ),
     "gpt2-tiny": GPT2Config(
         vocab_size=32128, model_dim=32, feed_forward_dim=128, num_layers=1, num_heads=2, initializer_range=32**-0.5
     ),

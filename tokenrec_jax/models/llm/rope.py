@@ -16,7 +16,7 @@ from tokenrec_jax.models.llm.hf_fields import read_field
 from tokenrec_jax.types import ConfigError
 
 #: Cosine and sine of each position's angles.
-Rotation = tuple[Float[Array, "batch length half"], Float[Array, "batch length half"]]
+Rotation = tuple[Float[Array, "#batch length half"], Float[Array, "#batch length half"]]
 
 
 @dataclasses.dataclass(frozen=True)

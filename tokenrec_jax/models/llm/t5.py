@@ -122,15 +122,17 @@ class T5(nnx.Module):
 
     def hidden_states(
         self,
-        inputs_embeds: Float[Array, "batch length model"],
-        mask: Bool[Array, "batch length"],
+        inputs_embeds: Float[Array, "prompt length model"],
+        mask: Bool[Array, "prompt length"],
         *,
         query_embeds: Float[Array, "batch position model"],
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch position model"]:
-        """Encodes a prompt and decodes `query_embeds`: `encode`, then `decode`."""
+        """Encodes prompts, one a row or one for all, and decodes `query_embeds`: `encode`, then `decode`."""
         encoder_key, decoder_key = split_key(key, 2)
         hidden = self.encode(inputs_embeds, mask, key=encoder_key)
+        rows = query_embeds.shape[0]
+        hidden, mask = (jnp.broadcast_to(x, (rows, *x.shape[1:])) for x in (hidden, mask))
         return self.decode(query_embeds, encoder_hidden=hidden, encoder_mask=mask, key=decoder_key)
 
     def logits(self, hidden: Float[Array, "batch position model"]) -> Float[Array, "batch position vocabulary"]:

@@ -8,6 +8,7 @@ transformers' `modeling_t5.py`, against which `tests/parity/test_t5_parity.py` c
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -171,7 +172,7 @@ class Attention(nnx.Module):
     def _heads(self, x: Float[Array, "batch length inner"]) -> Float[Array, "batch length head head_dim"]:
         return x.reshape(*x.shape[:2], self.num_heads, self.head_dim)
 
-    def _kernel(self, linear: nnx.Linear) -> Float[Array, "model head head_dim"]:
+    def _kernel(self, linear: Any) -> Float[Array, "model head head_dim"]:
         kernel = linear.kernel[...].astype(linear.dtype)
         return kernel.reshape(-1, self.num_heads, self.head_dim)
 

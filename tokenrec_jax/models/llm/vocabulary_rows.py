@@ -50,11 +50,11 @@ def grow_vocabulary(
     model.config = dataclasses.replace(model.config, vocab_size=rows)
 
 
-def check_vocabulary(tokenizer_size: int, model: Any) -> None:
-    """Raises `ConfigError` if a tokenizer makes ids that the token embedding of a model has no row for."""
-    if tokenizer_size > model.vocab_size:
+def check_vocabulary(tokenizer_size: int, rows: int) -> None:
+    """Raises `ConfigError` if a tokenizer makes ids that a token embedding of `rows` has no row for."""
+    if tokenizer_size > rows:
         raise ConfigError(
-            f"llm.tokenizer has {tokenizer_size} tokens, llm.name has rows for {model.vocab_size}; give the "
+            f"llm.tokenizer has {tokenizer_size} tokens, llm.name has rows for {rows}; give the "
             "tokenizer that the model was trained with, or add rows (extend_vocabulary)"
         )
 
