@@ -140,21 +140,18 @@ BAD_CHECKPOINTS = {
         lambda folder: (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-100]),
         "model.safetensors",
     ),
-    "missing shard": (
-        lambda folder: point_index_at(folder, "model-00002-of-00002.safetensors"),
-        "model-00002-of-00002",
-    ),
+    "missing shard": (lambda folder: lose_a_shard(folder), "model-00002-of-00002.safetensors"),
     "not finite": (lambda folder: poison(folder), "holds NaN or infinity"),
     "small embedding": (lambda folder: shrink(folder), "llm.tokenizer has"),
     "few positions": (lambda folder: shorten(folder), "more than the 8 of the language model; lower data.max_history"),
 }
 
 
-def point_index_at(folder, name: str) -> None:
-    tensors = load_file(folder / "model.safetensors")
-    there = "model-00001-of-00002.safetensors"
+def lose_a_shard(folder) -> None:
+    there, lost = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+    weight_map = dict.fromkeys(load_file(folder / "model.safetensors"), there)
     (folder / "model.safetensors").rename(folder / there)
-    weight_map = {key: name if index == 0 else there for index, key in enumerate(tensors)}
+    weight_map[next(iter(weight_map))] = lost
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
 
 

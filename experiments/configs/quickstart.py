@@ -1,13 +1,14 @@
 """MovieLens-small (100,004 ratings, shipped inside a Python package) with titles, in minutes on a CPU.
 
 Command: python -m experiments.train --config=experiments/configs/quickstart.py --workdir=runs/quickstart
+With a language model that knows language (needs its file, see README): --config=experiments/configs/quickstart.py:smollm2
 """
 
 from tokenrec_jax import config as c
 
 
 def get_config(argument: str = "compact") -> c.Config:
-    """Returns the config; `argument` is the preset of the language model."""
+    """Returns the config; `argument` is a preset of the language model, or `smollm2`."""
     config = c.Config()
     config.data = c.DataConfig(source="movielens-small", min_interactions=5, max_history=50, history_buckets=(20, 50))
     config.lightgcn = c.LightGCNConfig()
@@ -29,4 +30,18 @@ def get_config(argument: str = "compact") -> c.Config:
         llm=c.StageConfig(steps=600, batch_size=64, learning_rate=1e-3, weight_decay=0.01, eval_every=50),
         checkpoint_every=200,
     )
+    if argument == "smollm2":
+        _with_smollm2(config)
     return config
+
+
+def _with_smollm2(config: c.Config) -> None:
+    """SmolLM2-135M with adapters: a forward and backward pass of 30 layers, so fewer steps of shorter histories."""
+    config.data.max_history, config.data.history_buckets = 20, ()
+    config.llm.name = "smollm2"
+    config.llm.tuning = "lora"
+    config.llm.dropout = 0.0
+    config.train.collaborative.steps = 1000
+    config.train.llm = c.StageConfig(steps=300, batch_size=16, learning_rate=1e-3, warmup=0.1, eval_every=100)
+    config.train.log_every = 10
+    config.train.checkpoint_every = 50

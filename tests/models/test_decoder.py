@@ -13,6 +13,7 @@ from flax import nnx
 from tokenrec_jax.models import llm
 from tokenrec_jax.models.llm.decoder import attend
 from tokenrec_jax.models.llm.rope import Llama3Scaling, RopeConfig, inverse_frequencies, rotate, rotation
+from tokenrec_jax.models.llm.vocabulary_rows import check_vocabulary
 from tokenrec_jax.types import ConfigError
 
 VOCABULARY = 40
@@ -205,9 +206,9 @@ def test_extend_vocabulary_keeps_old_rows(tied):
     assert model.vocab_size == 128 == model.config.vocab_size
     np.testing.assert_array_equal(model.token_embedding[...][:42], np.concatenate([old, vectors]))
     assert model.logits(model.embed(jnp.array([[41, 127]]))).shape == (1, 2, 128)
-    llm.check_vocabulary(128, model)
+    check_vocabulary(128, model.vocab_size)
     with pytest.raises(ConfigError, match=r"llm\.tokenizer has 129 tokens, llm\.name has rows for 128"):
-        llm.check_vocabulary(129, model)
+        check_vocabulary(129, model.vocab_size)
 
 
 def test_presets():

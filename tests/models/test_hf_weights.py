@@ -293,6 +293,12 @@ for folder in sys.argv[1:]:
     # The tree of places may be given instead of a function.
     again = llm.load(folder, shardings=expected)
     assert again.token_embedding[...].sharding == expected["token_embedding"]
+    # More rows than the file has, so that devices of the last ones read nothing.
+    rows = plain["token_embedding"].shape[0]
+    padded = llm.load(folder, shardings=places, vocabulary_multiple=1024)
+    np.testing.assert_array_equal(padded.token_embedding[...][:rows], plain["token_embedding"])
+    assert padded.vocab_size == 1024 and not padded.token_embedding[...][rows:].any()
+    assert len(padded.token_embedding[...].sharding.device_set) == 8
 """
 
 

@@ -129,7 +129,7 @@ def build_model(config: Config, training: Interactions, *, mesh: Mesh, saved: pa
 
 
 def _check_lengths(definition: ModelDefinition, config: Config) -> None:
-    """Raises `ConfigError` if the longest prompt exceeds the positions of the language model: a trace, no arithmetic."""
+    """Raises `ConfigError` if the longest prompt exceeds the language model's positions; only traces."""
     state = abstract_state(definition)
     row = jnp.zeros((1,), jnp.int32)
     history = jnp.zeros((1, config.data.max_history), jnp.int32)

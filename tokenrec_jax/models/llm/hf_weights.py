@@ -230,16 +230,15 @@ def _place(
         """Returns the part that a device holds; devices that hold the same share one read."""
         bounds = tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
         if bounds not in parts:
-            window = tuple(slice(*np.minimum(pair, size).tolist()) for pair, size in zip(bounds, there, strict=True))
-            missing = [
-                (stop - start) - (cut.stop - cut.start) for (start, stop), cut in zip(bounds, window, strict=True)
-            ]
+            window = tuple(slice(min(a, size), min(b, size)) for (a, b), size in zip(bounds, there, strict=True))
+            wanted = tuple(b - a for a, b in bounds)
             if any(cut.start == cut.stop for cut in window):
-                parts[bounds] = np.zeros([stop - start for start, stop in bounds], np.float32)
+                parts[bounds] = np.zeros(wanted, np.float32)
             else:
                 part = stored.read(window[::-1] if transposed else window)
                 part = part.T if transposed else part
-                parts[bounds] = np.pad(part, [(0, count) for count in missing]) if any(missing) else part
+                extra = [(0, size - have) for size, have in zip(wanted, part.shape, strict=True)]
+                parts[bounds] = np.pad(part, extra) if part.shape != wanted else part
         return parts[bounds]
 
     if sharding is None:

@@ -37,7 +37,7 @@ class LowRankAdapters(nnx.Module):
                 up[_name(path)] = nnx.Param(jnp.zeros((rank, columns)))
         self.down, self.up = nnx.Dict(down), nnx.Dict(up)
 
-    def beside(self, llm: LanguageModel) -> LanguageModel:
+    def beside(self, llm: Any) -> Any:
         """Returns the model with the adapters working beside its layers, for training: kernels get no gradient."""
         definition, params, rest = nnx.split(llm, nnx.Param, ...)
         adapted = nnx.merge(definition, params, rest)
@@ -48,7 +48,7 @@ class LowRankAdapters(nnx.Module):
                     setattr(module, name, AdaptedLinear(layer, self.down[key], self.up[key], scale=self.scale))
         return adapted
 
-    def merged(self, llm: LanguageModel) -> LanguageModel:
+    def merged(self, llm: Any) -> Any:
         """Returns a copy of the model with the adapters added to its kernels; the model itself stays."""
         definition, params, rest = nnx.split(llm, nnx.Param, ...)
         flat = dict(nnx.to_flat_state(params))

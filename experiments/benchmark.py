@@ -1,0 +1,50 @@
+"""Measures speed side by side in one process and prints ratios; a claim of speed is made with nothing else.
+
+  python -m experiments.benchmark --suite=objectives --config=experiments/configs/lastfm.py:compact [--output=FILE.json]
+
+Suites: `objectives` (targets a second of the dense and the prompt objective).
+"""
+
+import json
+import os
+import pathlib
+import platform
+
+import jax
+from absl import flags
+
+from experiments import cli
+from experiments.suites import objectives
+from tokenrec_jax.types import ConfigError
+
+_CONFIG = cli.define_config()
+_SUITE = flags.DEFINE_enum("suite", "objectives", ["objectives"], "What to measure.")
+_OUTPUT = flags.DEFINE_string("output", "", "JSON file for the figures; empty: standard output only.")
+
+
+def main() -> None:
+    """Runs a suite and prints its figures with the machine that gave them."""
+    result = {"suite": _SUITE.value, "machine": machine(), **objectives.measure(_CONFIG())}
+    text = json.dumps(result, indent=2)
+    print(text)
+    if _OUTPUT.value:
+        try:
+            pathlib.Path(_OUTPUT.value).write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"--output={_OUTPUT.value}: {error.strerror}; name a file that can be written") from None
+
+
+def machine() -> dict[str, object]:
+    """Returns what the figures depend on."""
+    device = jax.devices()[0]
+    return {
+        "device": device.device_kind,
+        "devices": jax.device_count(),
+        "cores": os.cpu_count(),
+        "processor": platform.processor() or platform.machine(),
+        "jax": jax.__version__,
+    }
+
+
+if __name__ == "__main__":
+    cli.run(main)
