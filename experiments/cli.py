@@ -2,9 +2,11 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from logging import WARNING
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 from ml_collections.config_flags.config_flags import UnparsedFlagError
@@ -13,6 +15,7 @@ from ml_collections.config_flags.config_flags import UnparsedFlagError
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
+from experiments import distributed
 from tokenrec_jax.config import Config, validate
 from tokenrec_jax.types import ConfigError, TokenRecError
 
@@ -52,13 +55,13 @@ def _reason(config: object) -> str:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Parses the flags, runs `main` and exits: 0, or 1 after one line on standard error."""
+    """Parses the flags, joins other processes if asked, runs `main` and exits: 0, or 1 after one line on stderr."""
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     handler = logging.get_absl_handler()
     handler.setFormatter(_Plain())
     handler.addFilter(_ours_or_serious)
-    app.run(lambda _: sys.exit(guarded(main)), flags_parser=_parse)
+    app.run(lambda _: sys.exit(_together(main)), flags_parser=_parse)
 
 
 def guarded(main: Callable[[], None]) -> int:
@@ -69,6 +72,26 @@ def guarded(main: Callable[[], None]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _together(main: Callable[[], None]) -> int:
+    """Runs `main` as one of several processes, if flags ask for it, and returns the exit status."""
+
+    def joined() -> None:
+        distributed.join()
+        main()
+
+    try:
+        return distributed.leave(guarded(joined))
+    except Exception as error:
+        line = distributed.lost_process(error)
+        if line:
+            print(f"error: {line}", file=sys.stderr)
+        elif jax.distributed.is_initialized():
+            traceback.print_exc()
+        else:
+            raise
+        return distributed.leave(1, at_once=True)
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

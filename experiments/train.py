@@ -12,6 +12,7 @@ from experiments.evaluation import baselines, make_evaluators, split_metrics
 from experiments.report import print_result
 from tokenrec_jax.config import Config
 from tokenrec_jax.data.sources import load_interactions
+from tokenrec_jax.processes import main_first
 from tokenrec_jax.recommender import Retriever
 from tokenrec_jax.sharding import make_mesh
 from tokenrec_jax.training.build import build_model
@@ -36,13 +37,14 @@ def main() -> None:
 def run(config: Config, workdir: Workdir) -> None:
     """Trains and evaluates; leaves result.json."""
     mesh = make_mesh(config.mesh)
-    interactions = workdir.interactions() if workdir.begun else load_interactions(config.data)
+    # The first to read a data set also prepares it for the others.
+    with main_first("read data"):
+        interactions = workdir.interactions() if workdir.begun else load_interactions(config.data)
     training = interactions.without_last(2)
     # Pretrained weights are read only for the first state.
     saved = workdir.language_model if workdir.has_state else None
     built = build_model(config, training, mesh=mesh, saved=saved)
-    if not workdir.begun:
-        workdir.begin(config, interactions, language_model=built.llm_config, tokenizer=built.tokenizer)
+    workdir.begin(config, interactions, language_model=built.llm_config, tokenizer=built.tokenizer)
     retriever = Retriever(built, mesh=mesh)
     trained = train(
         built,

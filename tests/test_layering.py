@@ -9,9 +9,10 @@ from tests.conftest import REPOSITORY
 
 # Lower layers come first. A module may import its own layer group only within its own package, and anything lower.
 LAYERS = (
-    ("types", "numerics"),
+    ("types", "numerics", "processes"),
     ("config",),
     ("sharding",),
+    ("partitioned",),
     ("data", "models", "retrieval"),
     ("training", "evaluation", "baselines"),
     ("recommender",),

@@ -15,7 +15,7 @@ from tokenrec_jax.evaluation.evaluator import ScoreFunction, score_with_index
 from tokenrec_jax.models.tokenrec import TokenRec
 from tokenrec_jax.numerics import round_up
 from tokenrec_jax.retrieval.index import ItemIndex
-from tokenrec_jax.sharding import batch_sharding, make_mesh, put_batch, replicated
+from tokenrec_jax.sharding import batch_sharding, fetch, make_mesh, put, put_batch, replicated
 from tokenrec_jax.training.build import BuiltModel, build_model
 from tokenrec_jax.training.checkpoint import FINAL, CheckpointStore
 from tokenrec_jax.training.query import make_item_vectors, make_query_function
@@ -51,9 +51,7 @@ class Retriever:
         self._mesh = mesh
         self._query = make_query_function(built.definition, mesh=mesh)
         self._item_vectors = make_item_vectors(built.definition)
-        self._templates = jax.device_put(
-            {"seen": np.int32(0), "unseen": np.int32(built.unseen_template)}, replicated(mesh)
-        )
+        self._templates = put({"seen": np.int32(0), "unseen": np.int32(built.unseen_template)}, replicated(mesh))
 
     def index(self, params: Params, buffers: Params) -> ItemIndex:
         """Returns the index over all items in the space of the queries."""
@@ -98,7 +96,7 @@ class Recommender:
 
     @classmethod
     def load(cls, path: str) -> "Recommender":
-        """Loads a finished run from its working directory onto all local devices.
+        """Loads a finished run from its working directory onto all devices.
 
         Raises:
           ConfigError: there is no finished run.
@@ -175,7 +173,7 @@ class Recommender:
         target = np.full(size, PADDING, np.int32)
         batch = put_batch(EvaluationBatch(user=user, history=history, seen=seen, target=target), self._mesh)
         query = self._retriever.query(self._params, self._buffers, batch)
-        found = jax.device_get(self._index.search(query, k=k, exclude=batch.seen if exclude_seen else None))
+        found = fetch(self._index.search(query, k=k, exclude=batch.seen if exclude_seen else None))
         return [
             [self._named(item, score) for item, score in zip(ids, scores, strict=True) if item != PADDING]
             for ids, scores in zip(found.ids.tolist()[: len(rows)], found.scores.tolist(), strict=False)

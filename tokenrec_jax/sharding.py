@@ -1,28 +1,34 @@
 """Where arrays lie: the device mesh, the partition rules of the whole train state, the layout of batches.
 
-The only place that names mesh axes. Read `RULES` and `state_shardings`.
+The only place that names mesh axes, and the one through which arrays go to devices and back when the mesh spans several
+processes. Read `RULES` and `state_shardings`, then `put`.
 """
 
+import contextlib
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from tokenrec_jax.config import MeshConfig
 from tokenrec_jax.types import ConfigError
 
 DATA, FSDP, TENSOR = "data", "fsdp", "tensor"
+#: What the examples of a batch are divided over, and the rows of the tables of users and items.
+BATCH_AXES, ROW_AXES = (DATA, FSDP), (FSDP, TENSOR)
 
 #: (pattern of the path, layout). Exactly one pattern must match the end of each path of the train state; moments of the
 #: optimizer end like the parameters that they belong to. Axes that divide nothing are an error, not a silent copy.
 RULES: tuple[tuple[str, PartitionSpec], ...] = (
     # Rows of users and items.
-    (r"(user|item)_(embedding|vectors|codes)$", PartitionSpec(FSDP, None)),
-    (r"head/item_residual$", PartitionSpec(FSDP, None)),
-    (r"tables/inverse_sqrt_degree$", PartitionSpec(FSDP)),
+    (r"(user|item)_(embedding|vectors|codes)$", PartitionSpec(ROW_AXES, None)),
+    (r"head/item_residual$", PartitionSpec(ROW_AXES, None)),
+    (r"tables/inverse_sqrt_degree$", PartitionSpec(ROW_AXES)),
     (r"tables/(text|text_length|slot|answer)$", PartitionSpec()),
     # Tokenizers are small and read whole by every example: replicated.
     (r"(user|item)_tokenizer/.*$", PartitionSpec()),
@@ -89,9 +95,11 @@ def state_shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
             raise ConfigError(f"sharding: {len(specs)} rules match {name!r} {leaf.shape}; exactly one must")
         spec = specs[0]
         for dim, axis in zip(leaf.shape, spec, strict=False):
-            if axis is not None and dim % mesh.shape[axis]:
+            axes = () if axis is None else (axis,) if isinstance(axis, str) else axis
+            parts = math.prod(mesh.shape[each] for each in axes)
+            if dim % parts:
                 raise ConfigError(
-                    f"sharding: {name} has a dimension of {dim}, not divisible by mesh.{axis}={mesh.shape[axis]}"
+                    f"sharding: {name} has a dimension of {dim}, not divisible by mesh.{' x mesh.'.join(axes)} = {parts}"
                 )
         return NamedSharding(mesh, spec)
 
@@ -108,13 +116,29 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
 
 
+def is_ours(sharding: jax.sharding.Sharding) -> bool:
+    """Returns whether arrays of this layout lie on a mesh that `make_mesh` made."""
+    return isinstance(sharding, NamedSharding) and sharding.mesh.axis_names == (DATA, FSDP, TENSOR)
+
+
+def on_mesh(mesh: Mesh | AbstractMesh | None) -> contextlib.AbstractContextManager:
+    """Tells the trace of a function which mesh it is for, see `partitioned.py`; used inside of jitted functions."""
+    if mesh is None:
+        return contextlib.nullcontext()
+    return jax.sharding.use_abstract_mesh(mesh if isinstance(mesh, AbstractMesh) else mesh.abstract_mesh)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Returns the layout of arrays that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:
-    """Returns a batch of host arrays on the devices.
+    """Returns a batch of host arrays on the devices; each process gives the rows of its own devices.
+
+    Args:
+      batch: the whole batch, the same in all processes.
+      mesh: devices.
 
     Raises:
       ConfigError: the number of examples is not divisible by data x fsdp.
@@ -125,4 +149,52 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
             raise ConfigError(
                 f"batch of {np.shape(leaf)[0]} examples: not divisible by mesh.data x mesh.fsdp = {parts}"
             )
-    return jax.device_put(batch, batch_sharding(mesh))
+    return put(batch, batch_sharding(mesh))
+
+
+def put(tree: Any, sharding: Sharding | None) -> Any:
+    """Returns host arrays on the devices of a sharding; each process copies only what its own devices hold.
+
+    Args:
+      tree: arrays of NumPy, the same in all processes.
+      sharding: of every leaf; None for the default device of this process.
+    """
+    if sharding is None or sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+
+    def put_own_part(leaf: Any) -> jax.Array:
+        # `device_put` would first compare the whole array between all processes.
+        return _from_own_parts(np.shape(leaf), sharding, np.asarray(leaf).__getitem__)
+
+    return jax.tree.map(put_own_part, tree)
+
+
+def _from_own_parts(shape: tuple[int, ...], sharding: Sharding, part: Callable[[Any], np.ndarray]) -> jax.Array:
+    # As explicit a copy as `device_put`, which the guard does not know.
+    with jax.transfer_guard_host_to_device("allow"):
+        return jax.make_array_from_callback(shape, sharding, part)
+
+
+def fetch(tree: Any) -> Any:
+    """Returns arrays of the devices as NumPy's, whole in every process; with several, all must call it."""
+
+    def whole(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+            return jax.device_put(leaf, replicated_beside(leaf))
+        return leaf
+
+    return jax.device_get(jax.tree.map(whole, tree))
+
+
+def replicated_beside(array: jax.Array) -> Sharding:
+    """Returns the sharding that repeats small arrays on every device that holds a part of `array`."""
+    return replicated(array.sharding.mesh) if isinstance(array.sharding, NamedSharding) else array.sharding
+
+
+def any_process(flag: bool, mesh: Mesh) -> jax.Array:
+    """Returns a scalar on the devices that is not 0 if the flag of at least one process is true; all must call it."""
+    every_axis = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+    return _largest(_from_own_parts((mesh.size,), every_axis, lambda _: np.full(1, flag, np.int32)))
+
+
+_largest = jax.jit(jnp.max)

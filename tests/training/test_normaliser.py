@@ -16,7 +16,7 @@ def test_value_and_gradients_are_those_of_the_whole_matrix(monkeypatch, chunk, n
     weights = jnp.arange(1.0, 7.0)
 
     def ours(queries, items):
-        return jnp.sum(normaliser.log_normaliser(queries, items, num_items) * weights)
+        return jnp.sum(normaliser.log_normaliser(queries, items, jnp.int32(num_items)) * weights)
 
     def plain(queries, items):
         return jnp.sum(jax.nn.logsumexp(queries @ items[:num_items].T, axis=-1) * weights)
@@ -27,7 +27,7 @@ def test_value_and_gradients_are_those_of_the_whole_matrix(monkeypatch, chunk, n
 
 
 def test_large_logits_do_not_overflow():
-    value = normaliser.log_normaliser(1e4 * QUERIES, ITEMS, 32)
+    value = normaliser.log_normaliser(1e4 * QUERIES, ITEMS, jnp.int32(32))
     assert np.isfinite(value).all()
 
 
@@ -36,7 +36,7 @@ def test_the_logits_of_the_whole_catalogue_never_exist():
     queries, items = jnp.ones((96, 4)), jnp.ones((4096, 4))
 
     def loss(queries, items):
-        return normaliser.log_normaliser(queries, items, 4000).sum()
+        return normaliser.log_normaliser(queries, items, jnp.int32(4000)).sum()
 
     text = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(queries, items).compile().as_text()
     assert "f32[96,1024]" in text

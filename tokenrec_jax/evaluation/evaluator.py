@@ -3,7 +3,8 @@
 A *score function* takes an `EvaluationBatch` of NumPy arrays and returns one score an item, as an array of
 the host or of the device; it moves to the device what it needs. Models that give a query vector become one
 through `score_with_index`. Read `evaluate` first. All copies between host and device are explicit, so that an
-evaluation runs under `jax.transfer_guard("disallow")`.
+evaluation runs under `jax.transfer_guard("disallow")`. With several processes all of them evaluate together and get the
+same output.
 """
 
 import dataclasses
@@ -17,7 +18,8 @@ from jaxtyping import Array, Float, Int
 
 from tokenrec_jax.evaluation import ranking
 from tokenrec_jax.retrieval import search
-from tokenrec_jax.retrieval.index import ItemIndex, replicated_beside
+from tokenrec_jax.retrieval.index import ItemIndex
+from tokenrec_jax.sharding import fetch, put, replicated_beside
 from tokenrec_jax.types import PADDING, DataError, EvaluationBatch
 
 ScoreFunction = Callable[[EvaluationBatch], jax.Array | np.ndarray]
@@ -66,9 +68,9 @@ def evaluate(
     for batch in batches:
         scores = _on_device(score_fn(batch), rows=len(batch.target), num_items=num_items)
         beside = replicated_beside(scores)
-        target, seen, count = jax.device_put((batch.target, batch.seen, np.int32(num_items)), beside)
+        target, seen, count = put((batch.target, batch.seen, np.int32(num_items)), beside)
         if positions is None:
-            positions = jax.device_put(np.full(num_items, _NEVER, np.int32), beside)
+            positions = put(np.full(num_items, _NEVER, np.int32), beside)
         positions = _best_positions(
             positions, scores, target, seen=seen, num_items=count, k=min(max(cutoffs), num_items)
         )
@@ -85,7 +87,7 @@ def evaluate(
     user, rank = np.concatenate(users), np.concatenate(ranks)
     user, rank = user[user != PADDING], rank[rank > 0]
     metrics = ranking.metrics(rank, cutoffs)
-    best = jax.device_get(positions)
+    best = fetch(positions)
     metrics |= {f"coverage@{k}": float(np.mean(best <= k)) for k in cutoffs}
     metrics["users"] = float(len(rank))
     return EvaluationOutput(metrics=metrics, users=user, ranks=rank)
@@ -103,7 +105,7 @@ def score_with_index(
     """
 
     def score(batch: EvaluationBatch) -> jax.Array:
-        return index.score(query_fn(jax.device_put(batch, sharding)))
+        return index.score(query_fn(put(batch, sharding)))
 
     return score
 

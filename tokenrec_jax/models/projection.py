@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from tokenrec_jax.config import Config
 from tokenrec_jax.numerics import normalize
+from tokenrec_jax.partitioned import take_rows
 from tokenrec_jax.types import PADDING
 
 
@@ -27,8 +28,8 @@ def fold_in(
     Source: the propagation rule of LightGCN (He et al., 2020, eq. 3) for a user outside of the graph.
     """
     index = jnp.maximum(history, 0)
-    weight = jnp.where(history == PADDING, 0.0, inverse_sqrt_degree[index])
-    total = jnp.cumsum(item_vectors[index] * weight[..., None], axis=1)
+    weight = jnp.where(history == PADDING, 0.0, take_rows(inverse_sqrt_degree, index))
+    total = jnp.cumsum(take_rows(item_vectors, index) * weight[..., None], axis=1)
     count = jnp.maximum(jnp.cumsum(history != PADDING, axis=1), 1)
     return total * jax.lax.rsqrt(count.astype(total.dtype))[..., None]
 

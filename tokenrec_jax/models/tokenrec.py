@@ -28,6 +28,7 @@ from tokenrec_jax.models.prompting import (
 )
 from tokenrec_jax.models.tokenizer import build_tokenizer
 from tokenrec_jax.numerics import round_up
+from tokenrec_jax.partitioned import take_rows
 from tokenrec_jax.types import PADDING, PromptTemplates
 
 #: The table of code tokens is padded to a multiple of this many rows, so that it can be sharded.
@@ -266,7 +267,7 @@ class TokenRec(nnx.Module):
         if self.config.llm.user_tokens == "folded":
             codes = self.user_tokenizer.encode(folded)
         else:
-            codes = self.tables.user_codes[...][user]
+            codes = take_rows(self.tables.user_codes[...], user)
         return code_tokens(codes, first_token=self.shape.first_user_token, book_size=self.config.tokenizer.book_size)
 
     def _use_user(self, batch: int, key: jax.Array | None) -> Bool[Array, " batch"]:
@@ -276,7 +277,7 @@ class TokenRec(nnx.Module):
 
     def _item_tokens(self, history) -> Int[Array, "batch history book"]:
         return code_tokens(
-            self.tables.item_codes[...][jnp.maximum(history, 0)],
+            take_rows(self.tables.item_codes[...], jnp.maximum(history, 0)),
             first_token=self.shape.first_item_token,
             book_size=self.config.tokenizer.book_size,
         )
@@ -290,7 +291,7 @@ class TokenRec(nnx.Module):
 
     def _projected_items(self, history, vectors) -> Float[Array, "batch history model"]:
         """Returns the item-space vectors of a history as seen at the input of the language model."""
-        return self.head.input(self.head.item_space(vectors)[jnp.maximum(history, 0)])
+        return self.head.input(take_rows(self.head.item_space(vectors), jnp.maximum(history, 0)))
 
     def user_rows_to_tokenize(self, item_vectors, graph: jraph.GraphsTuple) -> Float[Array, "users emb"]:
         """Returns the vectors that the user tokenizer learns from: learned ones, or the fold-in of each history.

@@ -11,10 +11,13 @@ from typing import Literal, get_args, no_type_check
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AbstractMesh, NamedSharding
 from jaxtyping import Array, Float, Int
 
 from tokenrec_jax.numerics import normalize
+from tokenrec_jax.partitioned import ROWS
 from tokenrec_jax.retrieval import search
+from tokenrec_jax.sharding import is_ours, on_mesh, put, replicated_beside
 from tokenrec_jax.types import ConfigError, TopK
 
 Metric = Literal["cosine", "dot"]
@@ -35,11 +38,13 @@ class ItemIndex:
       num_items: how many rows are items; an array, so that a catalogue that grows within its padding does not
         recompile the search.
       metric: "cosine" or "dot".
+      mesh: devices that the rows are cut over, None if they are whole.
     """
 
     vectors: Float[Array, "items emb"]
     num_items: Int[Array, ""]
     metric: Metric = dataclasses.field(metadata={"static": True})
+    mesh: AbstractMesh | None = dataclasses.field(default=None, metadata={"static": True})
 
     @classmethod
     def build(
@@ -52,7 +57,7 @@ class ItemIndex:
         """Prepares item vectors for search.
 
         Args:
-          vectors: one item a row; the row is the item id.
+          vectors: one item a row; the row is the item id. If they lie on a mesh of ours they are cut over it.
           metric: "cosine" or "dot".
           num_items: how many of the rows are items, for tables that are padded already; None: all.
 
@@ -66,16 +71,21 @@ class ItemIndex:
         if not 0 <= count <= rows:
             raise ConfigError(f"num_items: got {count}; allowed is 0 to the number of vectors, {rows}")
         # Explicit copies, so that an index can be built under jax.transfer_guard("disallow").
-        table = jax.device_put(vectors)
-        device_count = jax.device_put(np.int32(count), replicated_beside(table))
-        return cls(vectors=_prepare(table, device_count, metric=metric), num_items=device_count, metric=metric)
+        table = vectors if isinstance(vectors, jax.Array) else jax.device_put(vectors)
+        device_count = put(np.int32(count), replicated_beside(table))
+        prepared, mesh = _prepare(table, device_count, metric=metric), None
+        if table.sharding.num_devices > 1 and is_ours(table.sharding):
+            prepared = jax.device_put(prepared, NamedSharding(table.sharding.mesh, ROWS))
+            mesh = table.sharding.mesh.abstract_mesh
+        return cls(vectors=prepared, num_items=device_count, metric=metric, mesh=mesh)
 
     @functools.partial(jax.jit, static_argnames=("k",))
     def search(
         self, queries: Float[Array, "batch emb"], *, k: int, exclude: Int[Array, "batch seen"] | None = None
     ) -> TopK:
         """Returns the k best items of each query; see `search.top_k`, also for `exclude` and ties."""
-        return search.top_k(self._prepared(queries), self.vectors, k=k, num_items=self.num_items, exclude=exclude)
+        with on_mesh(self.mesh):
+            return search.top_k(self._prepared(queries), self.vectors, k=k, num_items=self.num_items, exclude=exclude)
 
     @jax.jit
     def score(self, queries: Float[Array, "batch emb"]) -> Float[Array, "batch items"]:
@@ -84,13 +94,6 @@ class ItemIndex:
 
     def _prepared(self, queries: Float[Array, "batch emb"]) -> Float[Array, "batch emb"]:
         return normalize(queries) if self.metric == "cosine" else queries
-
-
-def replicated_beside(array: Array) -> jax.sharding.Sharding:
-    """Returns the sharding that repeats small arrays on every device that holds a part of `array`."""
-    if isinstance(array.sharding, jax.sharding.NamedSharding):
-        return jax.sharding.NamedSharding(array.sharding.mesh, jax.sharding.PartitionSpec())
-    return array.sharding
 
 
 @functools.partial(jax.jit, static_argnames=("metric",))

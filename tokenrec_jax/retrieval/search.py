@@ -11,6 +11,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from tokenrec_jax.partitioned import (
+    BATCH,
+    EVERYWHERE,
+    ROWS,
+    first_row,
+    gather_batch,
+    over_devices,
+    own_batch,
+    partitions,
+)
+from tokenrec_jax.sharding import ROW_AXES
 from tokenrec_jax.types import PADDING, TopK
 
 
@@ -25,6 +36,9 @@ def top_k(
 ) -> TopK:
     """Returns the k allowed items with the largest dot product with each query, best first.
 
+    Where the items are cut over devices (`partitioned.py`), each device selects from its own, and only the selected
+    are compared with each other.
+
     Args:
       queries: one vector a row.
       items: one vector a row; the row is the item id.
@@ -35,8 +49,29 @@ def top_k(
     Returns:
       Ids and float32 scores. Ties go to the lower id. See `select` for the rest of the order.
     """
-    allowed = allowed_items(exclude, num_rows=items.shape[0], num_items=num_items)
-    return select(similarities(queries, items), allowed, k=k)
+    mesh = partitions()
+    if mesh is None:
+        allowed = allowed_items(exclude, num_rows=items.shape[0], num_items=num_items)
+        return select(similarities(queries, items), allowed, k=k)
+
+    def local(queries: Array, part: Array, num_items: Array, exclude: Array | None) -> tuple[Array, Array]:
+        queries, first = gather_batch(queries), first_row(part)
+        if exclude is not None:
+            # Those of other devices become negative or too large, which excludes nothing.
+            exclude = jnp.where(exclude < 0, PADDING, exclude)
+            exclude = gather_batch(exclude)
+            exclude = jnp.where((exclude < first) | (exclude >= first + part.shape[0]), PADDING, exclude - first)
+        own = top_k(queries, part, k=min(k, part.shape[0]), num_items=num_items - first, exclude=exclude)
+        ids = jnp.where(own.ids == PADDING, PADDING, own.ids + first)
+        # In the order of the devices, so that of equal scores the lower id still comes first.
+        ids, scores = (jax.lax.all_gather(x, ROW_AXES, axis=1, tiled=True) for x in (ids, own.scores))
+        best, at = jax.lax.top_k(scores, min(k, scores.shape[1]))
+        return own_batch(jnp.take_along_axis(ids, at, axis=1)), own_batch(best)
+
+    excluded = None if exclude is None else BATCH
+    searched = over_devices(local, mesh, in_specs=(BATCH, ROWS, EVERYWHERE, excluded), out_specs=BATCH)
+    ids, scores = searched(queries, items, jnp.asarray(num_items, jnp.int32), exclude)
+    return _filled(ids, scores, k=k)
 
 
 def similarities(queries: Float[Array, "batch emb"], items: Float[Array, "items emb"]) -> Float[Array, "batch items"]:
@@ -82,16 +117,18 @@ def select(scores: Float[Array, "batch items"], allowed: Bool[Array, "batch_or_o
     Ties go to the lower id. Items with score NaN or -inf are never returned; where fewer than k are left, the
     id is `PADDING` and the score -inf.
     """
-    batch, num_rows = scores.shape
     # `lax.top_k` puts NaN above +inf, and 0.0 above -0.0 although they are equal; both would break the order
     # promised. A written zero, as the compiler simplifies `scores + 0.0` to `scores`.
     ordered = jnp.where(scores == 0.0, 0.0, scores)
     # `scores > -inf` is False for NaN as well.
     ordered = jnp.where(allowed & (scores > -jnp.inf), ordered, -jnp.inf)
-    best, ids = jax.lax.top_k(ordered, min(k, num_rows))
-    ids = jnp.where(best > -jnp.inf, ids, PADDING).astype(jnp.int32)
-    if k > num_rows:
-        missing = k - num_rows
-        best = jnp.concatenate([best, jnp.full((batch, missing), -jnp.inf, best.dtype)], axis=1)
-        ids = jnp.concatenate([ids, jnp.full((batch, missing), PADDING, ids.dtype)], axis=1)
-    return TopK(ids=ids, scores=best)
+    best, ids = jax.lax.top_k(ordered, min(k, scores.shape[1]))
+    return _filled(jnp.where(best > -jnp.inf, ids, PADDING).astype(jnp.int32), best, k=k)
+
+
+def _filled(ids: Int[Array, "batch found"], scores: Float[Array, "batch found"], *, k: int) -> TopK:
+    """Returns k columns, the last ones padding where fewer were found."""
+    missing = ((0, 0), (0, k - ids.shape[1]))
+    return TopK(
+        ids=jnp.pad(ids, missing, constant_values=PADDING), scores=jnp.pad(scores, missing, constant_values=-jnp.inf)
+    )

@@ -18,7 +18,7 @@ from tokenrec_jax.data.vocabulary import Vocabulary, load_tokenizer, make_vocabu
 from tokenrec_jax.models import llm
 from tokenrec_jax.models.tokenrec import ModelShape, TokenRec
 from tokenrec_jax.numerics import round_up
-from tokenrec_jax.sharding import replicated, state_shardings
+from tokenrec_jax.sharding import put, replicated, state_shardings
 from tokenrec_jax.training.state import ModelDefinition, Params, abstract_state, define_model
 
 #: A vocabulary from scratch is padded to a multiple of this, so that it can be sharded.
@@ -119,7 +119,7 @@ def build_model(config: Config, training: Interactions, *, mesh: Mesh, saved: pa
     return BuiltModel(
         definition=definition,
         shape=shape,
-        graph=jax.device_put(build_graph(training), replicated(mesh)),
+        graph=put(build_graph(training), replicated(mesh)),
         tokenizer=tokenizer,
         vocabulary=vocabulary,
         unseen_template=len(texts) - 1,

@@ -6,7 +6,6 @@ It is handed its evaluator as a callable and knows no metric but the one that ch
 import contextlib
 import dataclasses
 import math
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,11 +18,13 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from tokenrec_jax.config import Config
+from tokenrec_jax.processes import is_main
 from tokenrec_jax.sharding import put_batch
 from tokenrec_jax.training.checkpoint import CheckpointStore, Position
 from tokenrec_jax.training.metric_writer import MetricWriter
 from tokenrec_jax.training.state import Evaluator, TrainState
 from tokenrec_jax.training.step import TrainStep
+from tokenrec_jax.training.stopping import StopSignals
 from tokenrec_jax.types import Stage, TokenRecError, TrainBatch
 
 #: Validation metric that chooses the best model of a stage.
@@ -71,7 +72,7 @@ def run_stage(
 
     Raises:
       TokenRecError: the loss is not finite.
-      StoppedError: SIGINT or SIGTERM came; the state of the last step is saved.
+      StoppedError: SIGINT or SIGTERM came, to any process; the state of the last step is saved.
     """
     settings = config.stage(run.stage)
     num_steps = settings.steps
@@ -99,7 +100,7 @@ def run_stage(
         position.data = run.batches.get_state()
         store.save(state, position)
 
-    with _stop_signals() as stopped, _progress(run.stage, num_steps, position.step) as progress:
+    with StopSignals(mesh) as stop, _progress(run.stage, num_steps, position.step) as progress:
         while position.step < num_steps:
             # Nothing may be copied to the devices but the batch, and that explicitly.
             with jax.transfer_guard("disallow"):
@@ -131,7 +132,7 @@ def run_stage(
                         position.best_step,
                     )
                     break
-            if stopped:
+            if stop.due(position.step, last=last):
                 checkpoint()
                 raise StoppedError(
                     f"stopped at stage {run.stage}, step {position.step} of {num_steps}; saved in {store.latest}; "
@@ -156,26 +157,6 @@ def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM in a list instead of dying in the middle of a step."""
-    received: list[int] = []
-
-    def remember(number: int, _frame: object) -> None:
-        received.append(number)
-
-    old = {}
-    for name in (signal.SIGINT, signal.SIGTERM):
-        # Only the main thread may set handlers; elsewhere the caller has its own way to stop.
-        with contextlib.suppress(ValueError):
-            old[name] = signal.signal(name, remember)
-    try:
-        yield received
-    finally:
-        for name, handler in old.items():
-            signal.signal(name, handler)
-
-
 class _Progress:
     """A bar with time left and current metrics on a terminal, plain lines elsewhere."""
 
@@ -183,7 +164,7 @@ class _Progress:
         self._stage, self._num_steps, self._step = stage, num_steps, step
         self._bar = None
         self._started, self._first = time.monotonic(), step
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and is_main():
             self._bar = tqdm(total=num_steps, initial=step, desc=str(stage), unit="step", dynamic_ncols=True)
 
     def advance(self) -> None:

@@ -4,14 +4,13 @@ The tokenizers' loss lives with the tokenizers, since its terms need their insid
 `step.py`.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from tokenrec_jax.numerics import normalize
-from tokenrec_jax.training.normaliser import log_normaliser
+from tokenrec_jax.partitioned import take_rows
+from tokenrec_jax.training.normaliser import cross_entropy
 from tokenrec_jax.types import PADDING
 
 
@@ -46,9 +45,7 @@ def softmax_retrieval(
     with jax.named_scope("softmax_retrieval"):
         flat = queries.reshape(-1, queries.shape[-1])
         wanted = jnp.maximum(target.reshape(-1), 0)
-        logit = jnp.sum(flat * items[wanted], axis=-1)
-        normaliser: Any = log_normaliser(flat, items, num_items)
-        loss = normaliser - logit
+        loss = cross_entropy(flat, items, target=wanted, num_items=num_items)
         return masked_mean(loss.reshape(target.shape), target != PADDING)
 
 
@@ -74,8 +71,8 @@ def pairwise_retrieval(
       margin: in cosine similarity, 0 to 2.
     """
     unit_queries = normalize(queries)
-    positive = jnp.einsum("bpd,bpd->bp", unit_queries, items[jnp.maximum(target, 0)])
-    negatives = jnp.einsum("bpd,bpnd->bpn", unit_queries, items[negative])
+    positive = jnp.einsum("bpd,bpd->bp", unit_queries, take_rows(items, jnp.maximum(target, 0)))
+    negatives = jnp.einsum("bpd,bpnd->bpn", unit_queries, take_rows(items, negative))
     hinge = jnp.maximum(negatives - positive[..., None] + margin, 0).mean(axis=-1)
     return masked_mean(hinge, target != PADDING)
 

@@ -6,15 +6,22 @@ from collections.abc import Mapping
 
 from tensorboardX import SummaryWriter
 
+from tokenrec_jax.processes import is_main
+
 
 class MetricWriter:
     """Appends scalars; a resumed run first drops the lines that its checkpoint does not know of.
+
+    With several processes only process 0 has files; the others do nothing.
 
     A line is {"step": total step, "stage": name, "kind": "train" | "valid" | "diagnostics", name: value, ...}.
     """
 
     def __init__(self, workdir: pathlib.Path, *, resume_step: int):
         """Opens DIR/metrics.jsonl and DIR/tensorboard; lines after `resume_step` go."""
+        self._writes = is_main()
+        if not self._writes:
+            return
         path = workdir / "metrics.jsonl"
         kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= resume_step]
         draft = path.with_suffix(".tmp")
@@ -25,6 +32,8 @@ class MetricWriter:
 
     def write(self, step: int, values: Mapping[str, float], *, stage: str, kind: str) -> None:
         """Appends one event; `step` counts over all stages."""
+        if not self._writes:
+            return
         line = {"step": step, "stage": stage, "kind": kind, **values}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
@@ -33,8 +42,9 @@ class MetricWriter:
 
     def close(self) -> None:
         """Flushes and closes both files."""
-        self._file.close()
-        self._board.close()
+        if self._writes:
+            self._file.close()
+            self._board.close()
 
 
 def _complete_lines(path: pathlib.Path) -> list[str]:

@@ -1,29 +1,66 @@
-"""The log-normaliser of a softmax over the whole catalogue, a chunk of items at a time. Read `log_normaliser`.
+"""Cross-entropy over the whole catalogue, a chunk of items at a time. Read `cross_entropy`, then `log_normaliser`.
 
 The logits of all positions against all items are by far the largest array of a dense training step. Here no more than
 one chunk of them exists, forward or backward: the backward pass makes them again instead of reading them from memory.
 """
 
-import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
+
+from tokenrec_jax.partitioned import BATCH, ROWS, first_row, gather_batch, over_devices, own_batch, partitions
+from tokenrec_jax.sharding import ROW_AXES
 
 #: Items a chunk: wide enough for matrix units, narrow enough for caches.
 CHUNK = 1024
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def cross_entropy(
+    queries: Float[Array, "rows emb"],
+    items: Float[Array, "items emb"],
+    *,
+    target: Int[Array, " rows"],
+    num_items: int,
+) -> Float[Array, " rows"]:
+    """Returns -log of the softmax probability of each row's target among the items, float32.
+
+    Where the items are cut over devices, queries travel to them and one number a row comes back.
+
+    Args:
+      queries: one a row, along the axes of a batch.
+      items: item vectors, along `ROW_AXES`; rows from `num_items` on are padding.
+      target: item ids, in range.
+      num_items: items of the catalogue.
+    """
+    mesh = partitions()
+    if mesh is None:
+        normaliser: Any = log_normaliser(queries, items, jnp.int32(num_items))
+        return normaliser - jnp.sum(queries * items[target], axis=-1)
+
+    def local(queries: Array, part: Array, target: Array) -> Array:
+        queries, own = gather_batch(queries), gather_batch(target) - first_row(part)
+        normaliser: Any = log_normaliser(queries, part, num_items - first_row(part))
+        largest = jax.lax.pmax(jax.lax.stop_gradient(normaliser), ROW_AXES)
+        normaliser = largest + jnp.log(jax.lax.psum(jnp.exp(normaliser - largest), ROW_AXES))
+        logit = jnp.sum(queries * part[jnp.clip(own, 0, part.shape[0] - 1)], axis=-1)
+        logit = jax.lax.psum(jnp.where((own >= 0) & (own < part.shape[0]), logit, 0), ROW_AXES)
+        return own_batch(normaliser - logit)
+
+    return over_devices(local, mesh, in_specs=(BATCH, ROWS, BATCH), out_specs=BATCH)(queries, items, target)
+
+
+@jax.custom_vjp
 def log_normaliser(
-    queries: Float[Array, "rows emb"], items: Float[Array, "items emb"], num_items: int
+    queries: Float[Array, "rows emb"], items: Float[Array, "items emb"], num_items: Int[Array, ""]
 ) -> Float[Array, " rows"]:
     """Returns log sum over i < num_items of exp(query . item_i), float32.
 
     Args:
       queries: one a row.
       items: item vectors; rows from `num_items` on are padding.
-      num_items: items of the catalogue.
+      num_items: how many of them are items; below 1, none is, and the result is -inf.
 
     Source: the running maximum and sum of online softmax (Milakov and Gimelshein, 2018).
     """
@@ -39,22 +76,23 @@ def _forward(queries, items, num_items):
         return (new, total), None
 
     rows = queries.shape[0]
-    # The first chunk has at least one item, so the running maximum is finite after it.
     start = (jnp.full((rows,), jnp.finfo(jnp.float32).min), jnp.zeros((rows,), jnp.float32))
     (largest, total), _ = jax.lax.scan(step, start, _chunks(items))
     result = largest + jnp.log(total)
-    return result, (queries, items, result)
+    return result, (queries, items, num_items, result)
 
 
-def _backward(num_items, residuals, gradient):
-    queries, items, result = residuals
+def _backward(residuals, gradient):
+    queries, items, num_items, result = residuals
+    # Without an item there is nothing to weigh, and -inf - -inf is not a number.
+    result = jnp.where(jnp.isfinite(result), result, 0.0)
 
     def step(query_gradient, chunk):
         weights = jnp.exp(_logits(queries, chunk, num_items) - result[:, None]) * gradient[:, None]
         return query_gradient + weights @ chunk[0], weights.T @ queries
 
     query_gradient, item_gradient = jax.lax.scan(step, jnp.zeros_like(queries), _chunks(items))
-    return query_gradient, item_gradient.reshape(-1, items.shape[1])[: items.shape[0]]
+    return query_gradient, item_gradient.reshape(-1, items.shape[1])[: items.shape[0]], None
 
 
 log_normaliser.defvjp(_forward, _backward)

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from tokenrec_jax.models.prompting import history_lengths
-from tokenrec_jax.sharding import batch_sharding, replicated
+from tokenrec_jax.sharding import batch_sharding, on_mesh, replicated
 from tokenrec_jax.training.state import ModelDefinition, Params
 
 QueryFunction = Callable[..., Float[Array, "batch emb"]]
@@ -33,7 +33,8 @@ def make_query_function(definition: ModelDefinition, *, mesh: Mesh) -> QueryFunc
         template: Int[Array, ""],
     ) -> Float[Array, "batch emb"]:
         model = definition.merge(params, buffers)
-        queries = model.queries(user=user, history=history, template=template[None], key=None)
+        with on_mesh(mesh):
+            queries = model.queries(user=user, history=history, template=template[None], key=None)
         last = jnp.minimum(jnp.maximum(history_lengths(history) - 1, 0), queries.shape[1] - 1)
         return jnp.take_along_axis(queries, last[:, None, None], axis=1)[:, 0]
 

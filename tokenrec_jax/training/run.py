@@ -6,7 +6,6 @@ It is handed the evaluators of its stages; `experiments/train.py` wires them.
 import dataclasses
 from collections.abc import Mapping
 
-import jax
 from absl import logging
 from jax.sharding import Mesh
 
@@ -14,6 +13,7 @@ from tokenrec_jax.config import Config
 from tokenrec_jax.data.batches import train_batches
 from tokenrec_jax.data.interactions import Interactions
 from tokenrec_jax.models.quantization import measure_usage
+from tokenrec_jax.sharding import fetch
 from tokenrec_jax.training.build import BuiltModel
 from tokenrec_jax.training.checkpoint import FINAL, CheckpointStore, Position
 from tokenrec_jax.training.loop import StageRun, run_stage
@@ -48,6 +48,8 @@ def train(
     evaluators: Mapping[Stage, Evaluator],
 ) -> TrainedModel:
     """Runs all stages from where the working directory stands and leaves the `final` checkpoint there.
+
+    With several processes all of them call it, with the same arguments.
 
     Args:
       built: model definition, graph and vocabulary.
@@ -149,7 +151,7 @@ def _report_codes(
     built: BuiltModel, state: TrainState, writer: MetricWriter, position: Position, *, book_size: int
 ) -> None:
     """Logs and writes how well the codebooks are used and how many users or items share a full code."""
-    tables = jax.device_get({side: state.buffers["tables"][f"{side}_codes"] for side in ("user", "item")})
+    tables = fetch({side: state.buffers["tables"][f"{side}_codes"] for side in ("user", "item")})
     values: dict[str, float] = {}
     for side, rows in (("user", built.shape.num_users), ("item", built.shape.num_items)):
         usage = measure_usage(tables[side][:rows], book_size=book_size)

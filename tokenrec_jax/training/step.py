@@ -14,7 +14,8 @@ from jaxtyping import Array, Float
 from tokenrec_jax.config import Config
 from tokenrec_jax.models.prompting import choose_templates
 from tokenrec_jax.models.tokenrec import TokenRec
-from tokenrec_jax.sharding import batch_sharding, replicated, state_shardings
+from tokenrec_jax.partitioned import take_rows
+from tokenrec_jax.sharding import batch_sharding, on_mesh, replicated, state_shardings
 from tokenrec_jax.training import losses
 from tokenrec_jax.training.optimizer import make_optimizer
 from tokenrec_jax.training.state import ModelDefinition, TrainState, split, trained
@@ -84,12 +85,18 @@ def collaborative_terms(
     Source: LightGCN (He et al., 2020), eq. 15; the penalty is a mean over the batch, as in its code.
     """
     with jax.named_scope("collaborative"):
-        bpr = losses.bayesian_personalized_ranking(users[batch.user], items[batch.positive], items[batch.negative])
+        bpr = losses.bayesian_personalized_ranking(
+            take_rows(users, batch.user), take_rows(items, batch.positive), take_rows(items, batch.negative)
+        )
         own_users, own_items = (
             model.collaborative.user_embedding[...],
             model.collaborative.item_embedding[...],
         )
-        rows = (own_users[batch.user], own_items[batch.positive], own_items[batch.negative])
+        rows = (
+            take_rows(own_users, batch.user),
+            take_rows(own_items, batch.positive),
+            take_rows(own_items, batch.negative),
+        )
         square = jnp.sum(jnp.square(jnp.stack(rows)))
         return {"bpr": bpr, "l2": l2 * 0.5 * square / batch.user.shape[0]}
 
@@ -101,8 +108,8 @@ def tokenizer_terms(model: TokenRec, batch: RowBatch, user_vectors: Array, item_
     """
     with jax.named_scope("tokenizer"):
         user_key, item_key = jax.random.split(key)
-        user = model.user_tokenizer.loss(jax.lax.stop_gradient(user_vectors)[batch.user], key=user_key)
-        item = model.item_tokenizer.loss(jax.lax.stop_gradient(item_vectors)[batch.item], key=item_key)
+        user = model.user_tokenizer.loss(take_rows(jax.lax.stop_gradient(user_vectors), batch.user), key=user_key)
+        item = model.item_tokenizer.loss(take_rows(jax.lax.stop_gradient(item_vectors), batch.item), key=item_key)
         terms = {
             f"{side}_{name}": getattr(output, name)
             for side, output in (("user", user), ("item", item))
@@ -152,7 +159,8 @@ def make_train_step(
 
         def loss_of(moving):
             model = definition.merge({**state.params, **moving}, state.buffers)
-            loss = stage_loss(model, batch, graph, config=config, stage=stage, key=loss_key)
+            with on_mesh(mesh):
+                loss = stage_loss(model, batch, graph, config=config, stage=stage, key=loss_key)
             return loss.total, (loss, split(model)[1])
 
         (total, (loss, buffers)), gradients = jax.value_and_grad(loss_of, has_aux=True)(moving)

@@ -18,6 +18,7 @@ from tokenrec_jax.config import Config, from_json, to_json
 from tokenrec_jax.data.files import new_folder
 from tokenrec_jax.data.interactions import Interactions
 from tokenrec_jax.models.llm import LanguageModelConfig
+from tokenrec_jax.processes import is_main, main_first, wait_for_all
 from tokenrec_jax.types import ConfigError
 
 
@@ -51,9 +52,23 @@ class Workdir:
     ) -> None:
         """Writes what a run needs besides its checkpoints, so that it depends on no other file from now on.
 
+        A directory that has it already stays as it is; so it is written once, however many processes call this.
+
         Raises:
           ConfigError: the directory cannot be written.
         """
+        with main_first("begin run"):
+            if not self.begun:
+                self._write(config, interactions, language_model=language_model, tokenizer=tokenizer)
+
+    def _write(
+        self,
+        config: Config,
+        interactions: Interactions,
+        *,
+        language_model: LanguageModelConfig,
+        tokenizer: transformers.PreTrainedTokenizerBase,
+    ) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             interactions.save(self.path / "dataset")
@@ -118,8 +133,10 @@ class Workdir:
         return json.loads((self.path / "result.json").read_text(encoding="utf-8"))
 
     def save_result(self, result: dict[str, Any]) -> None:
-        """Marks the run as finished."""
-        _write_atomically(self.path / "result.json", json.dumps(result, indent=2) + "\n")
+        """Marks the run as finished; with several processes the result of process 0 counts."""
+        if is_main():
+            _write_atomically(self.path / "result.json", json.dumps(result, indent=2) + "\n")
+        wait_for_all("save result")
 
 
 def _given(path: str) -> pathlib.Path:

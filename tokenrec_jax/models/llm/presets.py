@@ -7,7 +7,7 @@ import dataclasses
 from typing import Any
 
 from tokenrec_jax.models.llm.decoder_config import GPT2Config, LlamaConfig
-from tokenrec_jax.models.llm.rope import RopeConfig
+from tokenrec_jax.models.llm.rope import Llama3Scaling, RopeConfig
 from tokenrec_jax.models.llm.t5_config import T5Config
 from tokenrec_jax.types import ConfigError
 
@@ -49,6 +49,24 @@ def _llama(model_dim: int, feed_forward_dim: int, layers: int, heads: int) -> Ll
     )
 
 
+def _qwen3(model_dim: int, feed_forward_dim: int, layers: int, heads: int, *, tied_head: bool) -> LlamaConfig:
+    """Returns a published Qwen3: heads of 128 dimensions whose queries and keys are normed, 8 of keys and values."""
+    return LlamaConfig(
+        vocab_size=151936,
+        model_dim=model_dim,
+        head_dim=128,
+        feed_forward_dim=feed_forward_dim,
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=8,
+        max_positions=40960,
+        model_type="qwen3",
+        rope=RopeConfig(theta=1_000_000.0),
+        qk_norm=True,
+        tied_head=tied_head,
+    )
+
+
 #: Encoder-decoders.
 PRESETS = {
     # For tests: everything that a T5 has, compiled in a second.
@@ -84,6 +102,25 @@ DECODER_PRESETS: dict[str, LlamaConfig | GPT2Config] = {
         tied_head=True,
         norm_epsilon=1e-5,
         initializer_range=576**-0.5,
+    ),
+    "qwen3-0.6b": _qwen3(1024, 3072, 28, 16, tied_head=True),
+    "qwen3-8b": _qwen3(4096, 12288, 36, 32, tied_head=False),
+    "llama-3.1-8b": LlamaConfig(
+        vocab_size=128256,
+        model_dim=4096,
+        head_dim=128,
+        feed_forward_dim=14336,
+        num_layers=32,
+        num_heads=32,
+        num_kv_heads=8,
+        max_positions=131072,
+        rope=RopeConfig(
+            theta=500_000.0,
+            scaling=Llama3Scaling(
+                factor=8.0, low_frequency_factor=1.0, high_frequency_factor=4.0, original_max_positions=8192
+            ),
+        ),
+        norm_epsilon=1e-5,
     ),
     "gpt2-tiny": GPT2Config(
         vocab_size=32128, model_dim=32, feed_forward_dim=128, num_layers=1, num_heads=2, initializer_range=32**-0.5

@@ -1,0 +1,78 @@
+"""Tables of users and items cut into row ranges over devices: lookups that never bring a whole table together.
+
+A function here looks at the mesh of the trace that it is called in, which `sharding.on_mesh` sets; where there is none,
+or one device, it is plain indexing. Read `take_rows`. The softmax over a cut table is in `training/normaliser.py`,
+the search in `retrieval/search.py`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
+from jaxtyping import Array, Int, Shaped
+
+from tokenrec_jax.sharding import BATCH_AXES, FSDP, ROW_AXES, TENSOR
+
+BATCH, ROWS, EVERYWHERE = PartitionSpec(BATCH_AXES), PartitionSpec(ROW_AXES), PartitionSpec()
+
+
+def partitions() -> AbstractMesh | None:
+    """Returns the mesh of the current trace if it has several devices; inside of `over_devices` there is none."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1 or AxisType.Manual in mesh.axis_types:
+        return None
+    return mesh
+
+
+def take_rows(table: Shaped[Array, "rows *rest"], index: Int[Array, "batch *more"]) -> Shaped[Array, "batch ..."]:
+    """Returns `table[index]`; the rows of `table` and the first axis of `index` may be cut over devices.
+
+    Indices travel, not rows: devices that share a part of the batch's axis tell each other theirs, each looks up those
+    in its own range, and the sums come back. The transpose, the gradient of the table, is the same in reverse.
+
+    Args:
+      table: cut along `ROW_AXES`.
+      index: in range, cut along `BATCH_AXES`.
+    """
+    mesh = partitions()
+    if mesh is None:
+        return table[index]
+
+    def local(part: Array, index: Array) -> Array:
+        index = gather_batch(index)
+        own = index - first_row(part)
+        here = (own >= 0) & (own < part.shape[0])
+        found = part[jnp.clip(own, 0, part.shape[0] - 1)]
+        found = jnp.where(here.reshape(here.shape + (1,) * (part.ndim - 1)), found, jnp.zeros((), part.dtype))
+        return scatter_sum(found)
+
+    return over_devices(local, mesh, in_specs=(ROWS, BATCH), out_specs=BATCH)(table, index)
+
+
+def over_devices(function: Callable, mesh: AbstractMesh, *, in_specs: Any, out_specs: Any) -> Callable:
+    """Returns a function that runs on each device's own parts; collectives in it are explicit."""
+    # Results are equal over axes that no output names, which the checker cannot see through gathers and sums.
+    return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+
+
+def gather_batch(rows: Array) -> Array:
+    """Inside `over_devices`: returns the batch rows of all devices that together hold one copy of the tables."""
+    return jax.lax.all_gather(rows, FSDP, tiled=True)
+
+
+def scatter_sum(rows: Array) -> Array:
+    """Inside `over_devices`: sums what every range of rows contributed; each device keeps its own batch rows."""
+    return jax.lax.psum_scatter(jax.lax.psum(rows, TENSOR), FSDP, tiled=True)
+
+
+def own_batch(rows: Array) -> Array:
+    """Inside `over_devices`: undoes `gather_batch`, for rows that all devices have made alike."""
+    size = rows.shape[0] // jax.lax.axis_size(FSDP)
+    return jax.lax.dynamic_slice_in_dim(rows, jax.lax.axis_index(FSDP) * size, size)
+
+
+def first_row(part: Array) -> Array:
+    """Inside `over_devices`: returns the number of the first row that this device holds."""
+    return jax.lax.axis_index(ROW_AXES) * part.shape[0]
