@@ -50,12 +50,11 @@ def join() -> None:
     except (ValueError, RuntimeError) as error:
         hint = "start one process for each --process_id" if asked else "no TPU pod, Slurm or Open MPI was found"
         raise ConfigError(f"{_asked_for()}: {_first_line(error)}; {hint}") from None
-    logging.info(
-        "%d processes, %d devices, %d of them here", jax.process_count(), jax.device_count(), jax.local_device_count()
-    )
     if jax.process_index():
         logging.set_verbosity(logging.WARNING)
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+    here, everywhere = jax.local_device_count(), jax.device_count()
+    logging.info("%d processes with %d devices, %d of them here", jax.process_count(), everywhere, here)
 
 
 def _arguments() -> dict[str, str | int] | None:

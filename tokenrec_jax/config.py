@@ -19,6 +19,7 @@ TUNINGS = ("full", "frozen", "lora")
 USER_TOKENS = ("learned", "folded", "none")
 LOSSES = ("pairwise", "softmax")
 DTYPES = ("float32", "bfloat16")
+REMATS = ("none", "dots", "layers")
 
 
 @dataclasses.dataclass
@@ -141,6 +142,9 @@ class LLMConfig:
     dropout: float = -1.0
     # Type of activations: "float32" or "bfloat16"; parameters, softmax, norms and losses are always float32.
     dtype: str = "float32"
+    # One of REMATS, what of a layer's activations is kept for the backward pass: everything, products with weights, or
+    # nothing but its input. Less memory, more arithmetic.
+    remat: str = "none"
 
 
 @dataclasses.dataclass
@@ -169,6 +173,9 @@ class StageConfig:
     steps: int = 1000
     # Examples a step, over all devices: interactions, table rows or histories.
     batch_size: int = 512
+    # Parts that a batch is cut into, whose gradients are summed one after another: less memory, the same gradient. In
+    # the stages LLM and JOINT only.
+    accumulate: int = 1
     # Peak learning rate.
     learning_rate: float = 1e-3
     # Decoupled weight decay on matrices; vectors, scales and biases have none.
@@ -325,6 +332,7 @@ def validate(config: Config) -> None:
     at_least("llm.lora_rank", config.llm.lora_rank, 1)
     one_of("llm.user_tokens", config.llm.user_tokens, USER_TOKENS)
     one_of("llm.dtype", config.llm.dtype, DTYPES)
+    one_of("llm.remat", config.llm.remat, REMATS)
     one_of("loss.kind", config.loss.kind, LOSSES)
     if config.llm.objective == "dense" and config.llm.user_tokens == "folded":
         raise ConfigError(
@@ -355,6 +363,14 @@ def validate(config: Config) -> None:
         stage_config = config.stage(name)
         at_least(f"train.{name}.steps", stage_config.steps, 1)
         at_least(f"train.{name}.batch_size", stage_config.batch_size, 1)
+        at_least(f"train.{name}.accumulate", stage_config.accumulate, 1)
+        # A batch of JOINT has parts of the size of the first two stages.
+        for other in Stage if name is Stage.JOINT else (name,):
+            if config.stage(other).batch_size % stage_config.accumulate:
+                raise ConfigError(
+                    f"train.{name}.accumulate is {stage_config.accumulate}; allowed are divisors of "
+                    f"train.{other}.batch_size = {config.stage(other).batch_size}"
+                )
         if stage_config.learning_rate <= 0:
             raise ConfigError(f"train.{name}.learning_rate is {stage_config.learning_rate}; allowed is above 0")
     at_least("train.log_every", config.train.log_every, 1)

@@ -99,7 +99,8 @@ def state_shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
             parts = math.prod(mesh.shape[each] for each in axes)
             if dim % parts:
                 raise ConfigError(
-                    f"sharding: {name} has a dimension of {dim}, not divisible by mesh.{' x mesh.'.join(axes)} = {parts}"
+                    f"sharding: {name} has a dimension of {dim}, not divisible by "
+                    f"mesh.{' x mesh.'.join(axes)} = {parts}"
                 )
         return NamedSharding(mesh, spec)
 

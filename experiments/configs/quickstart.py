@@ -1,7 +1,7 @@
 """MovieLens-small (100,004 ratings, shipped inside a Python package) with titles, in minutes on a CPU.
 
 Command: python -m experiments.train --config=experiments/configs/quickstart.py --workdir=runs/quickstart
-With a language model that knows language (needs its file, see README): --config=experiments/configs/quickstart.py:smollm2
+`quickstart.py:smollm2` adapts a language model that knows language; it needs a file, see README.
 """
 
 from tokenrec_jax import config as c

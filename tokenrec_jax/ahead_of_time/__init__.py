@@ -5,3 +5,29 @@ compiled text, `costs.py` counts what it does (loops by their trips), `model_flo
 `roofline.py` divides both by the figures of the chip in `chips.py`. Read `report.py` first: it puts them together.
 Everything here is an estimate; nothing is measured.
 """
+
+from tokenrec_jax.ahead_of_time.report import LABEL, step_report, table
+from tokenrec_jax.ahead_of_time.search import search
+from tokenrec_jax.ahead_of_time.steps import (
+    STAGE,
+    STEPS,
+    CompiledStep,
+    DoesNotFitError,
+    Target,
+    has_compiler,
+    make_target,
+)
+
+__all__ = [
+    "LABEL",
+    "STAGE",
+    "STEPS",
+    "CompiledStep",
+    "DoesNotFitError",
+    "Target",
+    "has_compiler",
+    "make_target",
+    "search",
+    "step_report",
+    "table",
+]

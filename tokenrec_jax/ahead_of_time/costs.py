@@ -73,7 +73,6 @@ def count(program: Program, *, num_temporaries: int = 5) -> Costs:
     collectives: list[Collective] = []
     temporaries: dict[tuple[str, str], Temporary] = {}
     for visit in visits:
-        seen: set[str] = set()
         for line in visit.computation.values():
             for product, scope in _products(program, line, visit.computation):
                 found = _product_flops(product, scope)
@@ -81,7 +80,7 @@ def count(program: Program, *, num_temporaries: int = 5) -> Costs:
                 multiplier_flops += visit.times * found * _passes(product)
             hbm_bytes += visit.times * _traffic(program, line, visit.computation)
             cycles += visit.times * _cycles(line)
-            collectives += _collectives(program, line, visit, seen)
+            collectives += _collectives(program, line, visit)
             if line.opcode not in _FREE:
                 for shape in line.shapes:
                     if shape.space == 0:
@@ -122,9 +121,7 @@ def _inner(program: Program, line: Instruction) -> Computation:
     return program.computations.get(line.called("calls") or "", {})
 
 
-def _products(
-    program: Program, line: Instruction, scope: Computation
-) -> Iterator[tuple[Instruction, Computation]]:
+def _products(program: Program, line: Instruction, scope: Computation) -> Iterator[tuple[Instruction, Computation]]:
     """Yields the matrix products in an instruction, at any depth of fusion, with the computation that they are in."""
     if line.opcode in ("dot", "convolution"):
         yield line, scope
@@ -190,22 +187,26 @@ def _cycles(line: Instruction) -> float:
     return float(found[1]) if found else 0.0
 
 
-def _collectives(program: Program, line: Instruction, visit: _Visit, seen: set[str]) -> Iterator[Collective]:
-    """Yields the transfers of an instruction; a transfer that begins and ends in two fusions counts once."""
+def _collectives(program: Program, line: Instruction, visit: _Visit) -> Iterator[Collective]:
+    """Yields the transfers of an instruction. One that runs beside others is in all fusions from its start to its end;
+    it counts at the start."""
     inner = _inner(program, line)
+    if line.opcode == "fusion" and _continues(inner):
+        return
     for item in (line, *inner.values()):
         kind = item.opcode.removesuffix("-start")
         if kind not in KINDS:
             continue
-        scope = inner if item is not line else visit.computation
-        channel = re.search(r"channel_id=(\d+)", item.attributes)
-        if channel and channel[1] in seen:
-            continue
-        if channel:
-            seen.add(channel[1])
         # A sum of which each device keeps its part, before the compiler gives it that name.
         scattered = item is not line and kind == "all-reduce" and "all-reduce-scatter" in (line.called("calls") or "")
+        scope = visit.computation if item is line else inner
         yield read_collective(item, scope, kind="reduce-scatter" if scattered else kind, times=visit.times)
+
+
+def _continues(inner: Computation) -> bool:
+    """Returns whether a fusion carries on a transfer that an earlier one began."""
+    marks = {line.attributes.partition('custom_call_target="AsyncCollective')[2][:5] for line in inner.values()} - {""}
+    return bool(marks) and "Start" not in marks
 
 
 def _traffic(program: Program, line: Instruction, scope: Computation) -> float:

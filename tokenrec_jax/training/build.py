@@ -6,9 +6,11 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import jraph
+import numpy as np
 import transformers
 from flax import nnx
 from jax.sharding import Mesh
+from jaxtyping import Float
 
 from tokenrec_jax.config import Config
 from tokenrec_jax.data import prompts
@@ -20,6 +22,7 @@ from tokenrec_jax.models.tokenrec import ModelShape, TokenRec
 from tokenrec_jax.numerics import round_up
 from tokenrec_jax.sharding import put, replicated, state_shardings
 from tokenrec_jax.training.state import ModelDefinition, Params, abstract_state, define_model
+from tokenrec_jax.types import PromptTemplates
 
 #: A vocabulary from scratch is padded to a multiple of this, so that it can be sharded.
 TOKEN_MULTIPLE = 128
@@ -37,6 +40,7 @@ class BuiltModel:
       vocabulary: where text and codes lie.
       unseen_template: index of the template that is never trained on; the "seen" one is 0.
       llm_config: shape of the language model, its own vocabulary only.
+      templates: tokenized prompt templates, on the host.
       pretrained: weights of the language model in their places on the devices, for the first state of a run; None for
         random ones and for runs that have begun.
     """
@@ -48,6 +52,7 @@ class BuiltModel:
     vocabulary: Vocabulary
     unseen_template: int
     llm_config: llm.LanguageModelConfig
+    templates: PromptTemplates
     pretrained: Params | None
 
 
@@ -66,7 +71,6 @@ def build_model(config: Config, training: Interactions, *, mesh: Mesh, saved: pa
     """
     tokenizer = _tokenizer(config) if saved is None else load_tokenizer(str(saved))
     vocabulary = make_vocabulary(tokenizer, num_books=config.tokenizer.num_books, book_size=config.tokenizer.book_size)
-    dropout = None if config.llm.dropout < 0 else config.llm.dropout
     pretrained = None
     if saved is not None:
         model_config = llm.read_config(saved)
@@ -100,21 +104,13 @@ def build_model(config: Config, training: Interactions, *, mesh: Mesh, saved: pa
         pad_token=vocabulary.pad_token,
         num_text_tokens=int(templates.text_length.sum(axis=1).max()),
     )
-    degrees = inverse_sqrt_degree(training)
-
-    def build(key: jax.Array) -> TokenRec:
-        llm_key, key = jax.random.split(key)
-        rngs = nnx.Rngs(params=llm_key)
-        return TokenRec(
-            config,
-            shape=shape,
-            llm=llm.make_model(model_config, rngs=rngs, dtype=config.llm.dtype, dropout_rate=dropout),
-            templates=templates,
-            inverse_sqrt_degree=degrees,
-            rngs=nnx.Rngs(params=key),
-        )
-
-    definition = define_model(build)
+    definition = define(
+        config,
+        shape=shape,
+        llm_config=model_config,
+        templates=templates,
+        inverse_sqrt_degree=inverse_sqrt_degree(training),
+    )
     _check_lengths(definition, config)
     return BuiltModel(
         definition=definition,
@@ -124,8 +120,37 @@ def build_model(config: Config, training: Interactions, *, mesh: Mesh, saved: pa
         vocabulary=vocabulary,
         unseen_template=len(texts) - 1,
         llm_config=model_config,
+        templates=templates,
         pretrained=pretrained,
     )
+
+
+def define(
+    config: Config,
+    *,
+    shape: ModelShape,
+    llm_config: llm.LanguageModelConfig,
+    templates: PromptTemplates,
+    inverse_sqrt_degree: Float[np.ndarray, " items"],
+) -> ModelDefinition:
+    """Returns the definition of a model of these sizes, which need not be those of any data set."""
+    dropout = None if config.llm.dropout < 0 else config.llm.dropout
+
+    def build(key: jax.Array) -> TokenRec:
+        llm_key, key = jax.random.split(key)
+        rngs = nnx.Rngs(params=llm_key)
+        return TokenRec(
+            config,
+            shape=shape,
+            llm=llm.make_model(
+                llm_config, rngs=rngs, dtype=config.llm.dtype, dropout_rate=dropout, remat=config.llm.remat
+            ),
+            templates=templates,
+            inverse_sqrt_degree=inverse_sqrt_degree,
+            rngs=nnx.Rngs(params=key),
+        )
+
+    return define_model(build)
 
 
 def _check_lengths(definition: ModelDefinition, config: Config) -> None:

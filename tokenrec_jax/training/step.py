@@ -1,6 +1,7 @@
 """What happens in one training step, for every stage. Read `stage_loss`, then `make_train_step`."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, no_type_check
 
@@ -17,6 +18,7 @@ from tokenrec_jax.models.tokenrec import TokenRec
 from tokenrec_jax.partitioned import take_rows
 from tokenrec_jax.sharding import batch_sharding, on_mesh, replicated, state_shardings
 from tokenrec_jax.training import losses
+from tokenrec_jax.training.accumulation import accumulate
 from tokenrec_jax.training.optimizer import make_optimizer
 from tokenrec_jax.training.state import ModelDefinition, TrainState, split, trained
 from tokenrec_jax.types import HistoryBatch, PairBatch, RowBatch, Stage, TrainBatch
@@ -44,11 +46,13 @@ def stage_loss(
     config: Config,
     stage: Stage,
     key: jax.Array,
+    retrieval_weight: float | Float[Array, ""] = 1.0,
 ) -> StageLoss:
     """Returns the loss of a stage: the sum of the terms whose part of the batch is there.
 
     The stages COLLABORATIVE, TOKENIZER and LLM have one term each and read the frozen vectors of the stage before.
     JOINT has all three, weighted, and reads vectors that are propagated from the moving tables in the same step.
+    `retrieval_weight` is that of a part of a batch, see `accumulation.py`.
     """
     joint = stage is Stage.JOINT
     weights = config.loss
@@ -72,7 +76,8 @@ def stage_loss(
         terms |= found
         total += (weights.tokenizer_weight if joint else 1.0) * (user_output.total + item_output.total)
     if batch.histories is not None:
-        terms["retrieval"] = retrieval_loss(model, batch.histories, item_vectors, config=config, key=retrieval_key)
+        retrieval = retrieval_loss(model, batch.histories, item_vectors, config=config, key=retrieval_key)
+        terms["retrieval"] = retrieval * retrieval_weight
         total += (weights.retrieval_weight if joint else 1.0) * terms["retrieval"]
     return StageLoss(total=total, terms=terms, user_codes=user_output, item_codes=item_output)
 
@@ -151,19 +156,30 @@ def make_train_step(
       mesh: devices.
     """
     optimizer = make_optimizer(config.stage(stage))
+    parts = config.stage(stage).accumulate if stage in (Stage.LLM, Stage.JOINT) else 1
+
+    def differentiate(state, graph, moving, buffers, batch, key, weight=1.0):
+        """Returns ((total, (loss, buffers after it)), gradients of the moving parameters) of a batch."""
+
+        def loss_of(moving):
+            model = definition.merge({**state.params, **moving}, buffers)
+            with on_mesh(mesh):
+                loss = stage_loss(model, batch, graph, config=config, stage=stage, key=key, retrieval_weight=weight)
+            return loss.total, (loss, split(model)[1])
+
+        return jax.value_and_grad(loss_of, has_aux=True)(moving)
 
     def step(state: TrainState, batch: TrainBatch, graph: jraph.GraphsTuple) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         loss_key, user_key, item_key = jax.random.split(key, 3)
         moving = trained(state.params, stage, tuning=config.llm.tuning)
-
-        def loss_of(moving):
-            model = definition.merge({**state.params, **moving}, state.buffers)
-            with on_mesh(mesh):
-                loss = stage_loss(model, batch, graph, config=config, stage=stage, key=loss_key)
-            return loss.total, (loss, split(model)[1])
-
-        (total, (loss, buffers)), gradients = jax.value_and_grad(loss_of, has_aux=True)(moving)
+        of_part = functools.partial(differentiate, state, graph, moving)
+        if parts == 1:
+            (total, (loss, buffers)), gradients = of_part(state.buffers, batch, loss_key)
+        else:
+            total, loss, buffers, gradients = accumulate(
+                of_part, state.buffers, batch, parts=parts, key=loss_key, like=moving
+            )
         with jax.named_scope("optimizer"):
             updates, moments = optimizer.update(gradients, state.optimizer, moving)
             moved: Any = optax.apply_updates(moving, updates)

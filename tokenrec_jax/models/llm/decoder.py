@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from tokenrec_jax.models.llm.remat import recompute
 from tokenrec_jax.models.llm.rope import Rotation
 from tokenrec_jax.models.llm.t5_layers import MASKED, dropout, split_key
 from tokenrec_jax.models.llm.vocabulary_rows import grow_vocabulary
@@ -106,6 +107,7 @@ class Decoder(nnx.Module):
     Attributes:
       config: shape of the model; follows `extend_vocabulary`.
       dtype: type of activations. Parameters, scores, softmax, norms, rotations and logits are float32.
+      remat: what is kept of a layer for the backward pass, see `remat.py`.
       token_embedding: [vocabulary, model].
       lm_head: [vocabulary, model], or None if the token embedding is used instead.
       layers: modules called as `layer(hidden, reading=..., cached=..., key=...)`.
@@ -115,8 +117,9 @@ class Decoder(nnx.Module):
     layers: nnx.List
     final_norm: nnx.Module
 
-    def __init__(self, config: Any, *, rngs: nnx.Rngs, dtype: Any = jnp.float32):
+    def __init__(self, config: Any, *, rngs: nnx.Rngs, dtype: Any = jnp.float32, remat: str = "none"):
         self.config = config
+        self.remat = remat
         self.dtype = jnp.dtype(dtype)
         shape = (config.vocab_size, config.model_dim)
 
@@ -263,7 +266,7 @@ class Decoder(nnx.Module):
                 if index == len(self.layers) - 1:
                     # Of the last layer only these states are used: the prompt's are keys and values there, no more.
                     reading = dataclasses.replace(reading, visible=visible[:, -num_states:])
-                hidden, _ = layer(hidden, reading=reading, cached=None, key=layer_key)
+                hidden, _ = recompute(layer, self.remat)(hidden, reading=reading, cached=None, key=layer_key)
             return self.final_norm(hidden)
 
     def _read_after(self, prompt, mask, queries, *, key) -> Float[Array, "batch position model"]:
@@ -288,7 +291,8 @@ class Decoder(nnx.Module):
         with jax.named_scope(type(self).__name__.lower()):
             read = self._enter(prompt, positions, key=prompt_key)
             hidden = self._enter(queries, query_positions, key=query_key)
-            for index, layer in enumerate(self.layers):
+            for index, plain_layer in enumerate(self.layers):
+                layer = recompute(plain_layer, self.remat)
                 read, key_value = layer(read, reading=prompt_reading, cached=None, key=layer_keys[2 * index])
                 cached = tuple(
                     jnp.broadcast_to(

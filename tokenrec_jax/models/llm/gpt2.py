@@ -21,12 +21,18 @@ class GPT2(Decoder):
     """A `Decoder` with a table of positions: [positions, model]."""
 
     def __init__(
-        self, config: GPT2Config, *, rngs: nnx.Rngs, dtype: Any = jnp.float32, dropout_rate: float | None = None
+        self,
+        config: GPT2Config,
+        *,
+        rngs: nnx.Rngs,
+        dtype: Any = jnp.float32,
+        dropout_rate: float | None = None,
+        remat: str = "none",
     ):
         if dropout_rate is not None:
             rate = dropout_rate
             config = dataclasses.replace(config, dropout_rate=rate, embedding_dropout=rate, attention_dropout=rate)
-        super().__init__(config, rngs=rngs, dtype=dtype)
+        super().__init__(config, rngs=rngs, dtype=dtype, remat=remat)
         shape = (config.max_positions, config.model_dim)
         self.position_embedding = nnx.Param(config.initializer_range * jax.random.normal(rngs.params(), shape))
         self.layers = nnx.List([GPT2Layer(config, rngs=rngs, dtype=self.dtype) for _ in range(config.num_layers)])

@@ -46,9 +46,16 @@ VOCABULARY_PATHS: tuple[Path, ...] = (("token_embedding",), ("lm_head",))
 Shardings = dict[str, Any] | Callable[[dict[str, Any]], dict[str, Any]]
 
 
-def make_model(config: Any, *, rngs: nnx.Rngs, dtype: Any = jnp.float32, dropout_rate: float | None = None) -> Any:
+def make_model(
+    config: Any,
+    *,
+    rngs: nnx.Rngs,
+    dtype: Any = jnp.float32,
+    dropout_rate: float | None = None,
+    remat: str = "none",
+) -> Any:
     """Returns a model of this shape, of whatever family, with random weights. Works under `jax.eval_shape`."""
-    return family_of(config).model_class(config, rngs=rngs, dtype=dtype, dropout_rate=dropout_rate)
+    return family_of(config).model_class(config, rngs=rngs, dtype=dtype, dropout_rate=dropout_rate, remat=remat)
 
 
 def load_hf(

@@ -22,11 +22,17 @@ class Llama(Decoder):
     """A `Decoder` with rotary positions."""
 
     def __init__(
-        self, config: LlamaConfig, *, rngs: nnx.Rngs, dtype: Any = jnp.float32, dropout_rate: float | None = None
+        self,
+        config: LlamaConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: Any = jnp.float32,
+        dropout_rate: float | None = None,
+        remat: str = "none",
     ):
         if dropout_rate is not None:
             config = dataclasses.replace(config, dropout_rate=dropout_rate)
-        super().__init__(config, rngs=rngs, dtype=dtype)
+        super().__init__(config, rngs=rngs, dtype=dtype, remat=remat)
         self.layers = nnx.List([LlamaLayer(config, rngs=rngs, dtype=self.dtype) for _ in range(config.num_layers)])
         self.final_norm = RMSNorm(config.model_dim, epsilon=config.norm_epsilon, scale=1.0)
 
