@@ -1,6 +1,9 @@
 """Evaluators and baselines wired to the model: what `train` chooses by and what result.json reports."""
 
+import functools
+
 import jax
+from jax.sharding import Mesh
 
 from tokenrec_jax.baselines.dot_product import dot_product
 from tokenrec_jax.baselines.item_knn import item_knn
@@ -10,6 +13,7 @@ from tokenrec_jax.data.interactions import Interactions
 from tokenrec_jax.evaluation.evaluator import ScoreFunction, evaluate
 from tokenrec_jax.evaluation.protocols import evaluation_batches
 from tokenrec_jax.recommender import Retriever
+from tokenrec_jax.sharding import on_mesh
 from tokenrec_jax.training.build import BuiltModel
 from tokenrec_jax.training.state import Evaluator, TrainState
 from tokenrec_jax.types import Split, Stage
@@ -33,7 +37,7 @@ def make_evaluators(
     built: BuiltModel, retriever: Retriever, interactions: Interactions, *, config: Config
 ) -> dict[Stage, Evaluator]:
     """Returns the validation of each stage that ranks items: by dot product of the graph encoder, or by query."""
-    propagate = jax.jit(lambda params, buffers, graph: _collaborative(built, params, buffers, graph))
+    propagate = jax.jit(functools.partial(_collaborative, built, retriever.mesh))
 
     def collaborative(state: TrainState) -> dict[str, float]:
         users, items = propagate(state.params, state.buffers, built.graph)
@@ -46,8 +50,9 @@ def make_evaluators(
     return {Stage.COLLABORATIVE: collaborative, Stage.LLM: retrieval, Stage.JOINT: retrieval}
 
 
-def _collaborative(built: BuiltModel, params, buffers, graph) -> tuple[jax.Array, jax.Array]:
-    output = built.definition.merge(params, buffers).collaborative(graph)
+def _collaborative(built: BuiltModel, mesh: Mesh, params, buffers, graph) -> tuple[jax.Array, jax.Array]:
+    with on_mesh(mesh):
+        output = built.definition.merge(params, buffers).collaborative(graph)
     return output.users, output.items
 
 

@@ -32,7 +32,8 @@ running=("${pids[@]}")
 failed=0 reaper=
 while ((${#running[@]} > 0)); do
   status=0 ended=
-  wait -n -p ended "${running[@]}" || status=$?
+  # Bash's own notice of a killed process is the whole command; ours is below.
+  { wait -n -p ended "${running[@]}" || status=$?; } 2>/dev/null
   # Interrupted by a signal of which nobody has died yet.
   if [ -z "${ended-}" ]; then continue; fi
   running=()
@@ -48,8 +49,8 @@ while ((${#running[@]} > 0)); do
     how="exit status $status"
     if ((status > 128)); then how="signal $((status - 128))"; fi
     echo "launch: process $who of $count ended with $how; ending the others; the same command goes on" >&2
-    # They notice by themselves and say why; this is for those that do not.
-    (sleep 10 && kill -KILL "${running[@]}") >/dev/null 2>&1 &
+    # Most notice by themselves and say so; this is for those that wait for something else.
+    (sleep 5 && kill -KILL "${running[@]}") >/dev/null 2>&1 &
     reaper=$!
   fi
 done

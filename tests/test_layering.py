@@ -16,7 +16,7 @@ LAYERS = (
     ("data", "models", "retrieval"),
     ("training", "evaluation", "baselines"),
     ("recommender",),
-    ("export",),
+    ("export", "ahead_of_time"),
 )
 # Said aloud: evaluation and training build on the layer below, and baselines score for the evaluator.
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

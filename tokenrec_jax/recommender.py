@@ -48,7 +48,7 @@ class Retriever:
     def __init__(self, built: BuiltModel, *, mesh: Mesh):
         """Prepares the jitted functions."""
         self.built = built
-        self._mesh = mesh
+        self.mesh = mesh
         self._query = make_query_function(built.definition, mesh=mesh)
         self._item_vectors = make_item_vectors(built.definition)
         self._templates = put({"seen": np.int32(0), "unseen": np.int32(built.unseen_template)}, replicated(mesh))
@@ -67,7 +67,7 @@ class Retriever:
         return score_with_index(
             functools.partial(self.query, params, buffers, prompt=prompt),
             self.index(params, buffers),
-            sharding=batch_sharding(self._mesh),
+            sharding=batch_sharding(self.mesh),
         )
 
 

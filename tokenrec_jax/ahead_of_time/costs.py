@@ -189,9 +189,10 @@ def _cycles(line: Instruction) -> float:
 
 def _collectives(program: Program, line: Instruction, visit: _Visit) -> Iterator[Collective]:
     """Yields the transfers of an instruction. One that runs beside others is in all fusions from its start to its end;
-    it counts at the start."""
+    it counts at the start.
+    """
     inner = _inner(program, line)
-    if line.opcode == "fusion" and _continues(inner):
+    if _carries_on(line) or _ends(inner):
         return
     for item in (line, *inner.values()):
         kind = item.opcode.removesuffix("-start")
@@ -203,15 +204,20 @@ def _collectives(program: Program, line: Instruction, visit: _Visit) -> Iterator
         yield read_collective(item, scope, kind="reduce-scatter" if scattered else kind, times=visit.times)
 
 
-def _continues(inner: Computation) -> bool:
-    """Returns whether a fusion carries on a transfer that an earlier one began."""
-    marks = {line.attributes.partition('custom_call_target="AsyncCollective')[2][:5] for line in inner.values()} - {""}
-    return bool(marks) and "Start" not in marks
+def _carries_on(line: Instruction) -> bool:
+    """Returns whether a fusion computes beside a transfer that an earlier one began."""
+    return (line.called("calls") or "").startswith("async_collective_fusion")
+
+
+def _ends(inner: Computation) -> bool:
+    """Returns whether a fusion waits for a transfer that an earlier one began."""
+    return any('"AsyncCollectiveDone"' in line.attributes for line in inner.values())
 
 
 def _traffic(program: Program, line: Instruction, scope: Computation) -> float:
     """Returns the bytes of main memory that an instruction reads and writes."""
-    if line.opcode in _FREE or "AllocateBuffer" in line.attributes or "AsyncCollective" in line.attributes:
+    inner = _inner(program, line)
+    if line.opcode in _FREE or "AllocateBuffer" in line.attributes or _ends(inner):
         return 0.0
     written = sum(shape.num_bytes for shape in line.shapes if shape.space == 0)
     operands = [scope[name] for name in line.operands if name in scope]
@@ -225,9 +231,13 @@ def _traffic(program: Program, line: Instruction, scope: Computation) -> float:
     if line.opcode in ("dynamic-update-slice", "scatter"):
         update = sources[1 if line.opcode == "dynamic-update-slice" else -1]
         return 2.0 * update
-    inner = _inner(program, line)
     if line.opcode != "fusion" or not inner:
         return float(written + sum(sources))
+    if _carries_on(line):
+        # What the transfer works on is passed through; it counted at the start.
+        for output, operand in re.findall(r"\{(\d+)\}: \((\d+)", line.attributes.partition("aliasing=")[2]):
+            sources[int(operand)] = 0
+            written -= line.shapes[int(output)].num_bytes * (line.shapes[int(output)].space == 0)
     for index, source in enumerate(sources):
         sources[index] = min(source, _read_of_parameter(inner, index, source))
     for updated in inner.values():

@@ -4,6 +4,7 @@ The three are thought to overlap completely, so the largest one binds. A real st
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,7 +47,7 @@ class Roofline:
 
 def roofline(costs: Costs, chip: Chip, places: Sequence[Place]) -> Roofline:
     """Returns the bounds of a program on a chip; `places` are those of the devices in the order of the mesh."""
-    transfers = sum(item.times * transfer_seconds(item, chip, places) for item in costs.collectives)
+    transfers = math.fsum(item.times * transfer_seconds(item, chip, places) for item in costs.collectives)
     return Roofline(
         compute=costs.multiplier_flops / chip.peak_flops,
         hbm=costs.hbm_bytes / chip.hbm_bandwidth,

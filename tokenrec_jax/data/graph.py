@@ -7,10 +7,12 @@ from typing import Any
 
 import jraph
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float
 
 from tokenrec_jax.data.interactions import Interactions
 from tokenrec_jax.numerics import round_up
+from tokenrec_jax.sharding import ROW_AXES, replicated
 
 #: User and item tables are padded to a multiple of this many rows, so that they can be sharded and can grow.
 ROW_MULTIPLE = 128
@@ -21,42 +23,70 @@ def padded_rows(count: int) -> int:
     return round_up(count + 1, multiple=ROW_MULTIPLE)
 
 
-def build_graph(interactions: Interactions) -> jraph.GraphsTuple:
+def build_graph(interactions: Interactions, *, shards: int = 1) -> jraph.GraphsTuple:
     """Returns both directions of every interaction with the symmetric normalisation of LightGCN.
 
-    Nodes are the padded users (0 .. padded users - 1), then the padded items. Edges are sorted by receiver; `edges`
-    holds 1 / sqrt(degree(sender) * degree(receiver)). Padded edges join the last node, which is padding itself, to
-    itself with weight 0, and bring the number of edges to a multiple of `ROW_MULTIPLE`.
+    Padded users and padded items are cut into `shards` ranges; a shard's nodes are its users, then its items, and
+    senders and receivers are numbered within their shards. An edge lies with the shard of its receiver, in one of
+    `shards` groups by how many shards further its sender is. All groups are padded to the length of the longest, a
+    multiple of `ROW_MULTIPLE`, and stand one after another along a single axis of shards * shards * length edges, which
+    therefore can be cut over devices like the tables. With one shard this is the plain graph.
+
+    Within a group edges are sorted by receiver; `edges` holds 1 / sqrt(degree(sender) * degree(receiver)). Padded edges
+    join the last node of a shard to that of another with weight 0.
 
     Source: LightGCN (He et al., 2020), eq. 3.
+
+    Args:
+      interactions: of the training split.
+      shards: parts of the tables; divides their rows.
     """
-    first_item = padded_rows(interactions.num_users)
-    num_nodes = first_item + padded_rows(interactions.num_items)
+    user_rows, item_rows = padded_rows(interactions.num_users), padded_rows(interactions.num_items)
     users = np.repeat(np.arange(interactions.num_users), np.diff(interactions.indptr))
-    items = interactions.items.astype(np.int64) + first_item
-    senders, receivers = np.concatenate([users, items]), np.concatenate([items, users])
-    order = np.argsort(receivers, kind="stable")
-    senders, receivers = senders[order], receivers[order]
-    degree = np.bincount(receivers, minlength=num_nodes).astype(np.float32)
-    weights = 1.0 / np.sqrt(degree[senders] * degree[receivers])
-    padding = -len(senders) % ROW_MULTIPLE
+    items = interactions.items.astype(np.int64)
+    degrees = np.bincount(users), np.bincount(items)
+    weights = (1.0 / np.sqrt(degrees[0][users] * degrees[1][items])).astype(np.float32)
+
+    users_each, items_each = user_rows // shards, item_rows // shards
+    user_shard, user_node = np.divmod(users, users_each)
+    item_shard, item_node = np.divmod(items, items_each)
+    item_node += users_each
+    nodes_each = users_each + items_each
+
+    receiver_shard, sender_shard = np.concatenate([item_shard, user_shard]), np.concatenate([user_shard, item_shard])
+    receivers, senders = np.concatenate([item_node, user_node]), np.concatenate([user_node, item_node])
+    group = receiver_shard * shards + (sender_shard - receiver_shard) % shards
+    order = np.lexsort((receivers, group))
+    counts = np.bincount(group, minlength=shards * shards)
+    length = round_up(int(counts.max()), multiple=ROW_MULTIPLE)
+    # Where each edge stands: its group, then its turn in the group.
+    place = group[order] * length + np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
 
     # Any: jraph annotates its fields as JAX arrays, and NumPy's are as good until they are put on a device.
-    def pad(values: np.ndarray, fill: int, dtype: type) -> Any:
-        return np.pad(values, (0, padding), constant_values=fill).astype(dtype)
+    def arrange(values: np.ndarray, fill: int, dtype: type) -> Any:
+        arranged = np.full(shards * shards * length, fill, dtype)
+        arranged[place] = values[order]
+        return arranged
 
     def count(value: int) -> Any:
         return np.array([value], np.int32)
 
     return jraph.GraphsTuple(
         nodes=None,
-        edges=pad(weights, 0, np.float32),
-        senders=pad(senders, num_nodes - 1, np.int32),
-        receivers=pad(receivers, num_nodes - 1, np.int32),
+        edges=arrange(np.concatenate([weights, weights]), 0, np.float32),
+        senders=arrange(senders, nodes_each - 1, np.int32),
+        receivers=arrange(receivers, nodes_each - 1, np.int32),
         globals=None,
-        n_node=count(num_nodes),
-        n_edge=count(len(senders) + padding),
+        n_node=count(user_rows + item_rows),
+        n_edge=count(shards * shards * length),
     )
+
+
+def graph_shardings(mesh: Mesh) -> jraph.GraphsTuple:
+    """Returns where the parts of a graph lie that was built with as many shards as `ROW_AXES` has devices."""
+    edges, everywhere = NamedSharding(mesh, PartitionSpec(ROW_AXES)), replicated(mesh)
+    parts: Any = {"edges": edges, "senders": edges, "receivers": edges, "n_node": everywhere, "n_edge": everywhere}
+    return jraph.GraphsTuple(nodes=None, globals=None, **parts)
 
 
 def inverse_sqrt_degree(interactions: Interactions) -> Float[np.ndarray, " items"]:

@@ -4,6 +4,8 @@ The graph is built in `data/graph.py`; the pairwise loss is in `training/losses.
 """
 
 import dataclasses
+import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from tokenrec_jax.config import LightGCNConfig
+from tokenrec_jax.partitioned import ROWS, over_devices, partitions
+from tokenrec_jax.sharding import ROW_AXES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,32 +47,62 @@ class LightGCN(nnx.Module):
         """Returns the collaborative embeddings of all (padded) users and items."""
         with jax.named_scope("lightgcn"):
             users, items = self.user_embedding[...], self.item_embedding[...]
-            layer = total = jnp.concatenate([users, items])
+            totals = layer = users, items
             for _ in range(self.num_layers):
-                layer = propagate(layer, graph)
-                total = total + layer
-            mean = total / (self.num_layers + 1)
-            return LightGCNOutput(users=mean[: users.shape[0]], items=mean[users.shape[0] :])
+                layer = propagate(*layer, graph)
+                totals = totals[0] + layer[0], totals[1] + layer[1]
+            return LightGCNOutput(users=totals[0] / (self.num_layers + 1), items=totals[1] / (self.num_layers + 1))
 
 
 @jax.custom_vjp
-def propagate(nodes: Float[Array, "nodes emb"], graph: jraph.GraphsTuple) -> Float[Array, "nodes emb"]:
-    """Returns one step of weighted neighbour sums.
+def propagate(
+    users: Float[Array, "users emb"], items: Float[Array, "items emb"], graph: jraph.GraphsTuple
+) -> tuple[Float[Array, "users emb"], Float[Array, "items emb"]]:
+    """Returns one step of weighted neighbour sums for users and for items.
 
     The weighted adjacency is symmetric, so the gradient is the same sum again. Saying so keeps the sorted receivers in
     the backward pass too, where the automatic transpose would scatter along unsorted senders.
+
+    Where the tables are cut over devices, each device's rows go once around the ring of devices, and each adds what the
+    visiting rows send to its own: no device ever holds more than two parts.
     """
-    weights, senders, receivers = (jnp.asarray(part) for part in (graph.edges, graph.senders, graph.receivers))
+    mesh = partitions()
+    if mesh is None:
+        return _sum_around(users, items, graph.edges, graph.senders, graph.receivers, shards=1)
+    shards = math.prod(mesh.shape[axis] for axis in ROW_AXES)
+    local = functools.partial(_sum_around, shards=shards)
+    parts = users, items, graph.edges, graph.senders, graph.receivers
+    return over_devices(local, mesh, in_specs=(ROWS,) * len(parts), out_specs=(ROWS, ROWS))(*parts)
+
+
+def _sum_around(users, items, weights, senders, receivers, *, shards: int):
+    """Returns the sums for one part of users and items; `shards` groups of edges, see `build_graph`."""
+    nodes = jnp.concatenate([users, items])
+    edges = tuple(part.reshape(shards, -1) for part in (weights, senders, receivers))
+    total = _neighbour_sums(nodes, *(part[0] for part in edges))
+    if shards > 1:
+        onward = [(device, (device - 1) % shards) for device in range(shards)]
+
+        def visit(carry, group):
+            visitors, total = carry
+            visitors = jax.lax.ppermute(visitors, ROW_AXES, onward)
+            return (visitors, total + _neighbour_sums(visitors, *group)), None
+
+        (_, total), _ = jax.lax.scan(visit, (nodes, total), tuple(part[1:] for part in edges))
+    return total[: users.shape[0]], total[users.shape[0] :]
+
+
+def _neighbour_sums(nodes, weights, senders, receivers):
     messages = nodes[senders] * weights[:, None]
     return jraph.segment_sum(messages, receivers, nodes.shape[0], indices_are_sorted=True)
 
 
-def _propagate_forward(nodes, graph):
-    return propagate(nodes, graph), graph
+def _propagate_forward(users, items, graph):
+    return propagate(users, items, graph), graph
 
 
-def _propagate_backward(graph, gradient):
-    return propagate(gradient, graph), None
+def _propagate_backward(graph, gradients):
+    return *propagate(*gradients, graph), None
 
 
 propagate.defvjp(_propagate_forward, _propagate_backward)

@@ -300,6 +300,5 @@ class TokenRec(nnx.Module):
         """
         if self.config.llm.user_tokens != "folded":
             return self.tables.user_vectors[...]
-        rows = self.shape.user_rows
-        nodes = jnp.concatenate([jnp.zeros((rows, item_vectors.shape[1])), item_vectors])
-        return propagate(nodes, graph)[:rows]
+        nobody = jnp.zeros((self.shape.user_rows, item_vectors.shape[1]))
+        return propagate(nobody, item_vectors, graph)[0]

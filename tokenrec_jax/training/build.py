@@ -14,13 +14,13 @@ from jaxtyping import Float
 
 from tokenrec_jax.config import Config
 from tokenrec_jax.data import prompts
-from tokenrec_jax.data.graph import build_graph, inverse_sqrt_degree, padded_rows
+from tokenrec_jax.data.graph import build_graph, graph_shardings, inverse_sqrt_degree, padded_rows
 from tokenrec_jax.data.interactions import Interactions
 from tokenrec_jax.data.vocabulary import Vocabulary, load_tokenizer, make_vocabulary, word_tokenizer
 from tokenrec_jax.models import llm
 from tokenrec_jax.models.tokenrec import ModelShape, TokenRec
 from tokenrec_jax.numerics import round_up
-from tokenrec_jax.sharding import put, replicated, state_shardings
+from tokenrec_jax.sharding import FSDP, TENSOR, put, state_shardings
 from tokenrec_jax.training.state import ModelDefinition, Params, abstract_state, define_model
 from tokenrec_jax.types import PromptTemplates
 
@@ -112,10 +112,11 @@ def build_model(config: Config, training: Interactions, *, mesh: Mesh, saved: pa
         inverse_sqrt_degree=inverse_sqrt_degree(training),
     )
     _check_lengths(definition, config)
+    shards = mesh.shape[FSDP] * mesh.shape[TENSOR]
     return BuiltModel(
         definition=definition,
         shape=shape,
-        graph=put(build_graph(training), replicated(mesh)),
+        graph=jax.tree.map(put, build_graph(training, shards=shards), graph_shardings(mesh)),
         tokenizer=tokenizer,
         vocabulary=vocabulary,
         unseen_template=len(texts) - 1,

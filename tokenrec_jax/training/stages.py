@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from tokenrec_jax.config import Config
 from tokenrec_jax.models.tokenrec import TokenRec
-from tokenrec_jax.sharding import state_shardings
+from tokenrec_jax.sharding import on_mesh, state_shardings
 from tokenrec_jax.training.optimizer import make_optimizer
 from tokenrec_jax.training.state import ModelDefinition, TrainState, abstract_like, split, trained
 from tokenrec_jax.types import Stage
@@ -35,7 +35,7 @@ def begin_stage(
     next one. LLM and JOINT read the codes of all users and items, and the first of them starts the embeddings of the
     code tokens, by config from the codebooks. Donates `state`.
     """
-    return _jit_on_state(_make_begin(definition, config, stage), state, graph, mesh=mesh)(state, graph)
+    return _jit_on_state(_make_begin(definition, config, stage, mesh), state, graph, mesh=mesh)(state, graph)
 
 
 def abstract_stage(
@@ -48,14 +48,18 @@ def abstract_stage(
     mesh: Mesh,
 ) -> TrainState:
     """Returns shapes and shardings of the states of a stage, which is what a restore wants to know."""
-    shapes = jax.eval_shape(_make_begin(definition, config, stage), state, graph)
+    shapes = jax.eval_shape(_make_begin(definition, config, stage, mesh), state, graph)
     return abstract_like(shapes, state_shardings(shapes, mesh))
 
 
 def _make_begin(
-    definition: ModelDefinition, config: Config, stage: Stage
+    definition: ModelDefinition, config: Config, stage: Stage, mesh: Mesh
 ) -> Callable[[TrainState, jraph.GraphsTuple], TrainState]:
     def begin(state: TrainState, graph: jraph.GraphsTuple) -> TrainState:
+        with on_mesh(mesh):
+            return begun(state, graph)
+
+    def begun(state: TrainState, graph: jraph.GraphsTuple) -> TrainState:
         model = definition.merge(state.params, state.buffers)
         stage_key = jax.random.key(config.seed * len(Stage) + list(Stage).index(stage))
         fit_key, token_key, step_key = jax.random.split(stage_key, 3)
@@ -94,8 +98,9 @@ def make_table_refresh(
 
     def refresh(state: TrainState, graph: jraph.GraphsTuple) -> TrainState:
         model = definition.merge(state.params, state.buffers)
-        freeze_vectors(model, graph)
-        refresh_codes(model, graph)
+        with on_mesh(mesh):
+            freeze_vectors(model, graph)
+            refresh_codes(model, graph)
         _, buffers = split(model)
         return dataclasses.replace(state, buffers=buffers)
 

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from tokenrec_jax.config import Config
+from tokenrec_jax.data.graph import graph_shardings
 from tokenrec_jax.models.prompting import choose_templates
 from tokenrec_jax.models.tokenrec import TokenRec
 from tokenrec_jax.partitioned import take_rows
@@ -198,6 +199,6 @@ def make_train_step(
     return jax.jit(
         step,
         donate_argnums=(0,),
-        in_shardings=(shardings, batch_sharding(mesh), replicated(mesh)),
+        in_shardings=(shardings, batch_sharding(mesh), graph_shardings(mesh)),
         out_shardings=(shardings, replicated(mesh)),
     )
