@@ -48,18 +48,15 @@ for mesh in json.loads(sys.argv[2]):
     print(json.dumps(found))
 """
 
-MESHES = ((1, 1, 1), (8, 1, 1), (2, 4, 1), (2, 2, 2))
 
-
-@pytest.mark.slow
-@pytest.mark.parametrize("preset", ["tiny", "llama-tiny"])
-def test_nothing_depends_on_the_mesh(preset):
+def run_python(program: str, *arguments: str) -> str:
+    """Returns what a program prints that has eight devices."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {FAST_COMPILATION}",
     }
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, preset, json.dumps(MESHES)],
+        [sys.executable, "-c", program, *arguments],
         cwd=REPOSITORY,
         env=environment,
         capture_output=True,
@@ -67,7 +64,17 @@ def test_nothing_depends_on_the_mesh(preset):
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    one, *others = [json.loads(line) for line in done.stdout.splitlines()]
+    return done.stdout
+
+
+MESHES = ((1, 1, 1), (8, 1, 1), (2, 4, 1), (2, 2, 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["tiny", "llama-tiny"])
+def test_nothing_depends_on_the_mesh(preset):
+    done = run_python(PROGRAM, preset, json.dumps(MESHES))
+    one, *others = [json.loads(line) for line in done.splitlines()]
     assert one.pop("shards") == 1
     for mesh, many in zip(MESHES[1:], others, strict=True):
         assert many.pop("shards") == mesh[1] * mesh[2]
@@ -76,3 +83,55 @@ def test_nothing_depends_on_the_mesh(preset):
         for stage, found in many.items():
             # Float32 sums in another order; after three steps of Adam the difference has grown to this at most.
             np.testing.assert_allclose(found, one[stage], rtol=5e-4, err_msg=f"{mesh} {stage}")
+
+
+COLLECTIVES = """
+import json, re, sys
+from experiments.configs import tiny
+from tests.training.conftest import Setup
+from tokenrec_jax.config import MeshConfig
+from tokenrec_jax.data.batches import train_batches
+from tokenrec_jax.data.synthetic import synthetic_interactions
+from tokenrec_jax.recommender import Retriever
+from tokenrec_jax.sharding import make_mesh, put_batch
+from tokenrec_jax.training.build import build_model
+from tokenrec_jax.training.step import make_train_step
+from tokenrec_jax.types import EvaluationBatch, Stage
+import jax, numpy as np
+
+config = tiny.get_config()
+config.mesh = MeshConfig(2, 2, 2)
+config.data.history_buckets = ()
+config.llm.item_residual = config.llm.item_vectors_at_input = True
+training = synthetic_interactions(name="synthetic", num_users=600, num_items=300, seed=0).without_last(2)
+mesh = make_mesh(config.mesh)
+setup = Setup(config, training, mesh, build_model(config, training, mesh=mesh))
+# Tables have 640 and 384 rows; neither they nor their halves are sizes of other arrays.
+assert (setup.built.shape.user_rows, setup.built.shape.item_rows) == (640, 384)
+pattern = r"= \\(?((?:\\w+\\[[0-9,]*\\][^ ]*(?:, )?)+)\\)? (?:all-gather|all-reduce|collective-permute|all-to-all)\\("
+
+def moved(compiled):
+    shapes = re.findall(r"\\[([0-9,]*)\\]", " ".join(re.findall(pattern, compiled.as_text())))
+    return [[int(size) for size in shape.split(",") if size] for shape in shapes]
+
+found = {}
+for stage in Stage:
+    state = setup.state(stage)
+    step = make_train_step(setup.built.definition, config=config, stage=stage, state=state, mesh=mesh)
+    batch = put_batch(next(train_batches(training, config=config, stage=stage)), mesh)
+    found[stage] = moved(step.lower(state, batch, setup.built.graph).compile())
+index = Retriever(setup.built, mesh=mesh).index(state.params, state.buffers)
+queries = put_batch(np.zeros((32, 16), np.float32), mesh)
+found["search"] = moved(type(index).search.lower(index, queries, k=10).compile())
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_no_step_brings_a_whole_table_or_whole_logits_together():
+    done = run_python(COLLECTIVES)
+    for part, shapes in json.loads(done.splitlines()[-1]).items():
+        assert shapes, part
+        # Nor a half of one: each device has a quarter.
+        larger = [shape for shape in shapes if {384, 192, 640, 320} & set(shape)]
+        assert not larger, (part, larger)

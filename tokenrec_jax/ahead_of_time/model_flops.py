@@ -77,7 +77,7 @@ def training_flops(config: Config, model: llm.LanguageModelConfig, shape: ModelS
     return total
 
 
-def _attention(queries: float, keys: float, inner: float) -> float:
+def _attention(queries: int, keys: int | float, inner: int) -> float:
     """Returns the operations of scores and mixing for `queries` positions of `keys` slots each."""
     return 4.0 * queries * keys * inner
 

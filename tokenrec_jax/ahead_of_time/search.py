@@ -5,10 +5,9 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from tokenrec_jax import config as config_module
 from tokenrec_jax.ahead_of_time.report import step_report
 from tokenrec_jax.ahead_of_time.steps import DoesNotFitError, compile_train_step, make_target
-from tokenrec_jax.config import Config
+from tokenrec_jax.config import REMATS, Config
 from tokenrec_jax.types import ConfigError
 
 
@@ -27,11 +26,6 @@ class SearchOutput:
     candidates: list[dict[str, Any]]
 
 
-def remat_policies() -> tuple[str, ...]:
-    """Returns the remat policies that a config knows; one empty name if it has none."""
-    return tuple(getattr(config_module, "REMATS", ("",)))
-
-
 def search(
     config: Config, *, first_batch: int = 0, on_candidate: Callable[..., None] = print, **options: Any
 ) -> SearchOutput:
@@ -47,10 +41,9 @@ def search(
       ConfigError: not even the first batch fits.
     """
     candidates: list[dict[str, Any]] = []
-    for policy in remat_policies():
+    for policy in REMATS:
         trial = copy.deepcopy(config)
-        if policy:
-            trial.llm.remat = policy  # pyright: ignore[reportAttributeAccessIssue]
+        trial.llm.remat = policy
         target = make_target(trial, **options)
         batch = first_batch or 8 * target.mesh.shape["data"] * target.mesh.shape["fsdp"]
         while True:
@@ -76,6 +69,5 @@ def search(
     # Of equal rates the smaller batch.
     fitting.sort(key=lambda found: (-found["examples_per_second"], found["batch"]))
     best = copy.deepcopy(config)
-    if fitting[0]["remat"]:
-        best.llm.remat = fitting[0]["remat"]  # pyright: ignore[reportAttributeAccessIssue]
+    best.llm.remat = fitting[0]["remat"]
     return SearchOutput(config=best, batch=fitting[0]["batch"], candidates=fitting)
