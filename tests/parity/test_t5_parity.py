@@ -54,12 +54,12 @@ def save_torch(model, folder, **options):
     return str(folder)
 
 
-def inputs(*, vocab_size: int = 99, length: int = 17, positions: int = 2):
-    """Returns token ids, a mask with padding on the right, and decoder ids."""
+def inputs(*, vocab_size: int = 99, length: int = 17, positions: int = 2, left: bool = False):
+    """Returns token ids, a mask with padding on one side, and decoder ids."""
     rng = np.random.default_rng(0)
     ids = rng.integers(0, vocab_size, (3, length))
     mask = np.arange(length) < np.array([length, length - 5, 2])[:, None]
-    return ids, mask, rng.integers(0, vocab_size, (3, positions))
+    return ids, np.flip(mask, axis=1).copy() if left else mask, rng.integers(0, vocab_size, (3, positions))
 
 
 @jax.jit
@@ -99,6 +99,28 @@ def test_outputs_equal_those_of_transformers(tmp_path, kind, positions):
     assert ours.config.num_decoder_layers == 3
     assert (ours.lm_head is None) == (kind == "original")
     assert_same_outputs(ours, theirs, *inputs(positions=positions))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_padding_on_the_left(tmp_path, kind):
+    theirs = random_torch_model(kind)
+    assert_same_outputs(llm.load(save_torch(theirs, tmp_path)), theirs, *inputs(left=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bfloat16_activations_stay_close_to_float32(tmp_path, kind):
+    # Weights of the usual size: those of the other tests, large on purpose, make near ties in the softmax.
+    theirs = random_torch_model(kind)
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            if "layer_norm" not in name:
+                parameter.mul_(0.5)
+    folder = save_torch(theirs, tmp_path)
+    arrays = [jnp.asarray(x) for x in inputs()]
+    exact, rough = (run_ours(nnx.split(llm.load(folder, dtype=d)), *arrays)[1] for d in ("float32", "bfloat16"))
+    assert rough.dtype == jnp.bfloat16
+    error = np.asarray(rough, np.float32) - np.asarray(exact)
+    assert np.linalg.norm(error) / np.linalg.norm(exact) < 2e-2
 
 
 @pytest.mark.parametrize("kind", KINDS)
