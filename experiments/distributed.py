@@ -1,11 +1,14 @@
 """How the processes of one training find each other before JAX starts, and how they part. Read `join`.
 
-What they then do together is told in `tokenrec_jax/processes.py` and `tokenrec_jax/sharding.py`.
+What they then do together is told in `tokenrec_jax/processes.py` and `tokenrec_jax/sharding.py`. When one of them dies
+the others end: at once where a collective fails, else when its heartbeats stay away, which JAX reports in its own words
+before it aborts. The launch scripts say it in one line and do not wait for that.
 """
 
 import os
 import re
 import sys
+from typing import Any
 
 import jax
 from absl import flags, logging
@@ -57,7 +60,7 @@ def join() -> None:
     logging.info("%d processes with %d devices, %d of them here", jax.process_count(), everywhere, here)
 
 
-def _arguments() -> dict[str, str | int] | None:
+def _arguments() -> dict[str, Any] | None:
     """Returns the arguments of `jax.distributed.initialize` that the flags give, None for a process of its own."""
     coordinator, number, own = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
     given = bool(coordinator) + (number != 0) + (own != -1)

@@ -26,9 +26,9 @@ for ((id = 0; id < count; id++)); do
     > >(sed -u "/^\[Gloo\] Rank/d; s/^/[$id] /") 2>&1 &
   pids+=($!)
 done
+running=("${pids[@]}")
 # A signal goes on to one process: it tells the others, and all stop after the same step.
 trap 'kill -TERM "${running[0]}" 2>/dev/null || true' INT TERM
-running=("${pids[@]}")
 failed=0 reaper=
 while ((${#running[@]} > 0)); do
   status=0 ended=

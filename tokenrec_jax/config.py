@@ -216,6 +216,8 @@ class TrainConfig:
     checkpoint_every: int = 500
     # Evaluations without a better validation NDCG@10 after which the stages LLM and JOINT stop; 0: never.
     patience: int = 0
+    # Steps of each stage to trace into DIR/profile, "first:last" with last excluded; empty: none.
+    profile: str = ""
     # In stage JOINT the code tables follow the moving tokenizers every so many steps.
     refresh_codes_every: int = 200
 
@@ -373,6 +375,9 @@ def validate(config: Config) -> None:
                 )
         if stage_config.learning_rate <= 0:
             raise ConfigError(f"train.{name}.learning_rate is {stage_config.learning_rate}; allowed is above 0")
+    first, _, last = config.train.profile.partition(":")
+    if config.train.profile and not (first.isdecimal() and last.isdecimal() and int(first) < int(last)):
+        raise ConfigError(f"train.profile is {config.train.profile!r}; allowed: first:last, such as 10:15")
     at_least("train.log_every", config.train.log_every, 1)
     for axis in ("data", "fsdp", "tensor"):
         at_least(f"mesh.{axis}", getattr(config.mesh, axis), 0 if axis == "data" else 1)

@@ -8,7 +8,7 @@ import contextlib
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -117,7 +117,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
 
 
-def is_ours(sharding: jax.sharding.Sharding) -> bool:
+def is_ours(sharding: Sharding) -> TypeGuard[NamedSharding]:
     """Returns whether arrays of this layout lie on a mesh that `make_mesh` made."""
     return isinstance(sharding, NamedSharding) and sharding.mesh.axis_names == (DATA, FSDP, TENSOR)
 
@@ -129,7 +129,7 @@ def on_mesh(mesh: Mesh | AbstractMesh | None) -> contextlib.AbstractContextManag
     return jax.sharding.use_abstract_mesh(mesh if isinstance(mesh, AbstractMesh) else mesh.abstract_mesh)
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """Returns the layout of arrays that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
 

@@ -72,12 +72,10 @@ def test_what_cannot_be_compiled_is_one_line(arguments, said):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--topology=v9:2x4",), "unknown chip 'v9'"),
         (("--llm=t6-huge",), "--llm=t6-huge: no such preset; allowed: tiny, compact, t5-small"),
-        (("--mesh=4",), "--mesh=4: allowed are three numbers"),
         (("--steps=sleep",), "--steps=sleep: allowed are train, query, retrieval"),
     ],
-    ids=["chip", "llm", "mesh", "steps"],
+    ids=["llm", "steps"],
 )
 def test_wrong_flags_are_one_line_without_libtpu_too(arguments, said):
     done = run(*arguments)

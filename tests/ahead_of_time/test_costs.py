@@ -52,9 +52,9 @@ BATCHED = """\
 ENTRY %main (x: bf16[8,6,5,3], y: bf16[8,6,3,7]) -> bf16[8,6,5,7] {
   %x = bf16[8,6,5,3]{3,2,1,0} parameter(0)
   %y = bf16[8,6,3,7]{3,2,1,0} parameter(1)
-  ROOT %c = bf16[8,6,5,7]{3,2,1,0} convolution(%x, %y), window={size=8x6 stride=7x5 lhs_dilate=8x6}, dim_labels=01bf_01io->01bf
+  ROOT %c = bf16[8,6,5,7]{3,2,1,0} convolution(%x, %y), WINDOW, dim_labels=01bf_01io->01bf
 }
-"""
+""".replace("WINDOW", "window={size=8x6 stride=7x5 lhs_dilate=8x6}")
 
 
 def test_batched_products_as_convolutions():
@@ -110,12 +110,12 @@ ENTRY %main (x: f32[2,128]) -> f32[8,128] {
   %f = (f32[2,128]{1,0}, f32[8,128]{1,0}) fusion(%x), kind=kCustom, calls=%start
   %a = f32[2,128]{1,0} get-tuple-element(%f), index=0
   %b = f32[8,128]{1,0} get-tuple-element(%f), index=1
-  %g = (f32[2,128]{1,0}, f32[8,128]{1,0}) fusion(%a, %b), kind=kCustom, output_to_operand_aliasing={{0}: (0, {}), {1}: (1, {})}, calls=%async_collective_fusion
+  %g = (f32[2,128]{1,0}, f32[8,128]{1,0}) fusion(%a, %b), kind=kCustom, ALIASING, calls=%async_collective_fusion
   %c = f32[2,128]{1,0} get-tuple-element(%g), index=0
   %e = f32[8,128]{1,0} get-tuple-element(%g), index=1
   ROOT %h = f32[8,128]{1,0} fusion(%c, %e), kind=kCustom, calls=%done
 }
-"""
+""".replace("ALIASING", "output_to_operand_aliasing={{0}: (0, {}), {1}: (1, {})}")
 
 
 def test_a_transfer_beside_arithmetic_counts_once():

@@ -79,7 +79,7 @@ def test_another_config_in_the_same_directory_is_refused(tmp_path):
     begun = Workdir.start(str(tmp_path / "run"), made)
     begun.begin(
         made,
-        synthetic_interactions(name="synthetic", num_users=20, num_items=10, seed=0),
+        synthetic_interactions(name="synthetic", num_users=20, num_items=30, seed=0),
         language_model=llm.preset("tiny", vocab_size=8),
         tokenizer=word_tokenizer(["a b"]),
     )

@@ -188,8 +188,9 @@ def _cycles(line: Instruction) -> float:
 
 
 def _collectives(program: Program, line: Instruction, visit: _Visit) -> Iterator[Collective]:
-    """Yields the transfers of an instruction. One that runs beside others is in all fusions from its start to its end;
-    it counts at the start.
+    """Yields the transfers of an instruction.
+
+    One that runs beside arithmetic is written into all fusions from its start to its end; it counts at the start.
     """
     inner = _inner(program, line)
     if _carries_on(line) or _ends(inner):

@@ -10,6 +10,9 @@ from tokenrec_jax.ahead_of_time.steps import DoesNotFitError, compile_train_step
 from tokenrec_jax.config import REMATS, Config
 from tokenrec_jax.types import ConfigError
 
+#: A larger batch must raise the rate of examples by this factor for a still larger one to be tried.
+WORTHWHILE = 1.02
+
 
 @dataclasses.dataclass(frozen=True)
 class SearchOutput:
@@ -29,7 +32,9 @@ class SearchOutput:
 def search(
     config: Config, *, first_batch: int = 0, on_candidate: Callable[..., None] = print, **options: Any
 ) -> SearchOutput:
-    """Compiles the train step for growing powers of two until memory ends, for each remat policy.
+    """Compiles the train step for growing powers of two, for each remat policy.
+
+    A policy is done with when memory ends, or when twice the examples take nearly twice the time.
 
     Args:
       config: of the run.
@@ -46,6 +51,7 @@ def search(
         trial.llm.remat = policy
         target = make_target(trial, **options)
         batch = first_batch or 8 * target.mesh.shape["data"] * target.mesh.shape["fsdp"]
+        rate = 0.0
         while True:
             try:
                 report = step_report(compile_train_step(target, batch=batch), target)
@@ -60,9 +66,9 @@ def search(
                 f"batch {batch} {policy}: {report['hbm_bytes_per_chip'] / 2**30:.2f} GiB, bound by "
                 f"{report['bound_by']}, allowed MFU {report['allowed_mfu']:.1%}, {batch / seconds:.0f} examples/s"
             )
-            if not report["fits"]:
+            if not report["fits"] or found["examples_per_second"] < WORTHWHILE * rate:
                 break
-            batch *= 2
+            batch, rate = 2 * batch, found["examples_per_second"]
     fitting = [found for found in candidates if found["fits"]]
     if not fitting:
         raise ConfigError("--search: no batch fits; give a smaller --batch to begin with, or more fsdp or tensor")

@@ -25,6 +25,7 @@ from tokenrec_jax.training.metric_writer import MetricWriter
 from tokenrec_jax.training.state import Evaluator, TrainState
 from tokenrec_jax.training.step import TrainStep
 from tokenrec_jax.training.stopping import StopSignals
+from tokenrec_jax.training.trace import StepTrace
 from tokenrec_jax.types import Stage, TokenRecError, TrainBatch
 
 #: Validation metric that chooses the best model of a stage.
@@ -100,12 +101,14 @@ def run_stage(
         position.data = run.batches.get_state()
         store.save(state, position)
 
-    with StopSignals(mesh) as stop, _progress(run.stage, num_steps, position.step) as progress:
+    trace = StepTrace(config.train.profile, stage=run.stage, folder=writer.folder / "profile")
+    with StopSignals(mesh) as stop, trace, _progress(run.stage, num_steps, position.step) as progress:
         while position.step < num_steps:
             # Nothing may be copied to the devices but the batch, and that explicitly.
-            with jax.transfer_guard("disallow"):
+            with jax.transfer_guard("disallow"), trace.step(position.step):
                 batch = put_batch(next(run.batches), mesh)
                 state, metrics = run.step(state, batch, run.graph)
+            trace.done(position.step, metrics)
             values = settle()
             if values and position.step % config.train.log_every == 0:
                 writer.write(position.total_step, values, stage=run.stage, kind="train")

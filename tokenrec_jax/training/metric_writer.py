@@ -19,6 +19,7 @@ class MetricWriter:
 
     def __init__(self, workdir: pathlib.Path, *, resume_step: int):
         """Opens DIR/metrics.jsonl and DIR/tensorboard; lines after `resume_step` go."""
+        self.folder = workdir
         self._writes = is_main()
         if not self._writes:
             return
