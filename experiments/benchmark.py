@@ -2,7 +2,7 @@
 
   python -m experiments.benchmark --suite=objectives --config=experiments/configs/lastfm.py:compact [--output=FILE.json]
 
-Suites: `objectives` (targets a second of the dense and the prompt objective).
+Suites: `objectives` (targets a second of the dense and the prompt objective), `dispatch` (host work of a train step).
 """
 
 import json
@@ -14,17 +14,18 @@ import jax
 from absl import flags
 
 from experiments import cli
-from experiments.suites import objectives
+from experiments.suites import dispatch, objectives
 from tokenrec_jax.types import ConfigError
 
 _CONFIG = cli.define_config()
-_SUITE = flags.DEFINE_enum("suite", "objectives", ["objectives"], "What to measure.")
+_SUITES = {"objectives": objectives.measure, "dispatch": dispatch.measure}
+_SUITE = flags.DEFINE_enum("suite", "objectives", list(_SUITES), "What to measure.")
 _OUTPUT = flags.DEFINE_string("output", "", "JSON file for the figures; empty: standard output only.")
 
 
 def main() -> None:
     """Runs a suite and prints its figures with the machine that gave them."""
-    result = {"suite": _SUITE.value, "machine": machine(), **objectives.measure(_CONFIG())}
+    result = {"suite": _SUITE.value, "machine": machine(), **_SUITES[_SUITE.value](_CONFIG())}
     text = json.dumps(result, indent=2)
     print(text)
     if _OUTPUT.value:
