@@ -5,12 +5,13 @@ or one device, it is plain indexing. Read `take_rows`. The softmax over a cut ta
 the search in `retrieval/search.py`.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh, AxisType, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, Shaped
 
 from tokenrec_jax.sharding import BATCH_AXES, FSDP, ROW_AXES, TENSOR
@@ -49,6 +50,19 @@ def take_rows(table: Shaped[Array, "rows *rest"], index: Int[Array, "batch *more
         return scatter_sum(found)
 
     return over_devices(local, mesh, in_specs=(ROWS, BATCH), out_specs=BATCH)(table, index)
+
+
+def pin_batch(rows: Shaped[Array, "batch *rest"]) -> Shaped[Array, "batch *rest"]:
+    """Returns the same rows, told to lie along the axes of a batch and whole in all others; one row lies everywhere.
+
+    Left to itself the compiler may rather leave the weights of a layer where they are and cut its activations along
+    their contracted dimension, which makes every product a sum over devices of the whole batch.
+    """
+    mesh = partitions()
+    if mesh is None:
+        return rows
+    along = BATCH_AXES if rows.shape[0] % math.prod(mesh.shape[axis] for axis in BATCH_AXES) == 0 else None
+    return jax.lax.with_sharding_constraint(rows, NamedSharding(mesh, PartitionSpec(along)))
 
 
 def over_devices(function: Callable, mesh: AbstractMesh, *, in_specs: Any, out_specs: Any) -> Callable:

@@ -29,5 +29,5 @@ def test_steps_are_traced_by_name(tmp_path):
 def test_a_range_that_is_none_is_refused():
     config = tiny.get_config()
     config.train.profile = "4:2"
-    with pytest.raises(ConfigError, match="train.profile is '4:2'; allowed: first:last"):
+    with pytest.raises(ConfigError, match=r"train\.profile is '4:2'; allowed: first:last"):
         validate(config)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from tokenrec_jax.models.llm.remat import recompute
+from tokenrec_jax.models.llm.layer_calls import in_stack
 from tokenrec_jax.models.llm.rope import Rotation
 from tokenrec_jax.models.llm.t5_layers import MASKED, dropout, split_key
 from tokenrec_jax.models.llm.vocabulary_rows import grow_vocabulary
@@ -107,7 +107,7 @@ class Decoder(nnx.Module):
     Attributes:
       config: shape of the model; follows `extend_vocabulary`.
       dtype: type of activations. Parameters, scores, softmax, norms, rotations and logits are float32.
-      remat: what is kept of a layer for the backward pass, see `remat.py`.
+      remat: what is kept of a layer for the backward pass, see `layer_calls.py`.
       token_embedding: [vocabulary, model].
       lm_head: [vocabulary, model], or None if the token embedding is used instead.
       layers: modules called as `layer(hidden, reading=..., cached=..., key=...)`.
@@ -266,7 +266,7 @@ class Decoder(nnx.Module):
                 if index == len(self.layers) - 1:
                     # Of the last layer only these states are used: the prompt's are keys and values there, no more.
                     reading = dataclasses.replace(reading, visible=visible[:, -num_states:])
-                hidden, _ = recompute(layer, self.remat)(hidden, reading=reading, cached=None, key=layer_key)
+                hidden, _ = in_stack(layer, remat=self.remat)(hidden, reading=reading, cached=None, key=layer_key)
             return self.final_norm(hidden)
 
     def _read_after(self, prompt, mask, queries, *, key) -> Float[Array, "batch position model"]:
@@ -292,7 +292,7 @@ class Decoder(nnx.Module):
             read = self._enter(prompt, positions, key=prompt_key)
             hidden = self._enter(queries, query_positions, key=query_key)
             for index, plain_layer in enumerate(self.layers):
-                layer = recompute(plain_layer, self.remat)
+                layer = in_stack(plain_layer, remat=self.remat)
                 read, key_value = layer(read, reading=prompt_reading, cached=None, key=layer_keys[2 * index])
                 cached = tuple(
                     jnp.broadcast_to(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from tokenrec_jax.models.llm.remat import recompute
+from tokenrec_jax.models.llm.layer_calls import in_stack
 from tokenrec_jax.models.llm.t5_config import T5Config
 from tokenrec_jax.models.llm.t5_layers import (
     Attention,
@@ -26,7 +26,7 @@ from tokenrec_jax.models.llm.t5_layers import (
 from tokenrec_jax.models.llm.vocabulary_rows import grow_vocabulary
 
 _SelfBiases = tuple[Float[Array, "#batch #head #position position"], ...]
-_CrossBiases = tuple[Float[Array, "batch 1 1 length"], ...]
+_CrossBiases = tuple[Float[Array, "prompt 1 1 length"], ...]
 
 
 class T5(nnx.Module):
@@ -104,8 +104,8 @@ class T5(nnx.Module):
         self,
         inputs_embeds: Float[Array, "batch position model"],
         *,
-        encoder_hidden: Float[Array, "batch length model"],
-        encoder_mask: Bool[Array, "batch length"],
+        encoder_hidden: Float[Array, "prompt length model"],
+        encoder_mask: Bool[Array, "prompt length"],
         mask: Bool[Array, "batch position"] | None = None,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch position model"]:
@@ -113,7 +113,7 @@ class T5(nnx.Module):
 
         Args:
           inputs_embeds: embeddings of the decoder's tokens.
-          encoder_hidden: what `encode` returned.
+          encoder_hidden: what `encode` returned, for each row or one for all rows.
           encoder_mask: the mask that it was given.
           mask: True where a decoder position counts; None: all do.
           key: dropout key, or None for no dropout.
@@ -138,8 +138,6 @@ class T5(nnx.Module):
         """Encodes prompts, one a row or one for all, and decodes `query_embeds`: `encode`, then `decode`."""
         encoder_key, decoder_key = split_key(key, 2)
         hidden = self.encode(inputs_embeds, mask, key=encoder_key)
-        rows = query_embeds.shape[0]
-        hidden, mask = (jnp.broadcast_to(x, (rows, *x.shape[1:])) for x in (hidden, mask))
         return self.decode(query_embeds, encoder_hidden=hidden, encoder_mask=mask, key=decoder_key)
 
     def logits(self, hidden: Float[Array, "batch position model"]) -> Float[Array, "batch position vocabulary"]:
@@ -214,8 +212,8 @@ class T5Stack(nnx.Module):
         inputs_embeds: Float[Array, "batch position model"],
         *,
         mask: Bool[Array, "batch position"] | None,
-        encoder_hidden: Float[Array, "batch length model"] | None = None,
-        encoder_mask: Bool[Array, "batch length"] | None = None,
+        encoder_hidden: Float[Array, "prompt length model"] | None = None,
+        encoder_mask: Bool[Array, "prompt length"] | None = None,
         key: Key[Array, ""] | None,
     ) -> Float[Array, "batch position model"]:
         """Returns the normed hidden states; `encoder_hidden` and `encoder_mask` are for the decoder only."""
@@ -226,7 +224,7 @@ class T5Stack(nnx.Module):
         cross_biases: _CrossBiases = () if encoder_mask is None else (mask_bias(encoder_mask),)
         hidden = dropout(inputs_embeds, rate=self.dropout_rate, key=first_key)
         for layer, layer_key in zip(self.layers, layer_keys, strict=True):
-            hidden = recompute(layer, self.remat)(
+            hidden = in_stack(layer, remat=self.remat)(
                 hidden, biases=biases, encoder_hidden=encoder_hidden, cross_biases=cross_biases, key=layer_key
             )
         return dropout(self.final_norm(hidden), rate=self.dropout_rate, key=last_key)
@@ -271,7 +269,7 @@ class T5Layer(nnx.Module):
         hidden: Float[Array, "batch position model"],
         *,
         biases: _SelfBiases,
-        encoder_hidden: Float[Array, "batch length model"] | None,
+        encoder_hidden: Float[Array, "prompt length model"] | None,
         cross_biases: _CrossBiases,
         key: Key[Array, ""] | None,
     ) -> Float[Array, "batch position model"]:

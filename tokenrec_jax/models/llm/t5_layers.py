@@ -133,7 +133,7 @@ class Attention(nnx.Module):
         self,
         x: Float[Array, "batch position model"],
         *,
-        source: Float[Array, "batch length model"],
+        source: Float[Array, "prompt length model"],
         biases: tuple[Float[Array, "#batch #head #position length"], ...],
         rate: float,
         key: Key[Array, ""] | None,
@@ -142,7 +142,7 @@ class Attention(nnx.Module):
 
         Args:
           x: attending positions.
-          source: attended positions.
+          source: attended positions, for each row or one row for all.
           biases: what is added to the scores. Separate, because small broadcast operands that stay in cache
             are cheaper to read in every layer than their sum for all examples and heads.
           rate: dropout rate of the attention weights.
@@ -151,9 +151,13 @@ class Attention(nnx.Module):
         query = self._heads(self.query(x))
         # With fewer queries than dimensions of a head it is cheaper to move the key and value kernels to the
         # side of the queries than to project the whole source: (q K) xᵀ = q (x Kᵀ)ᵀ. A decoder of one
-        # position saves most of its work this way.
-        moved = source is not x and x.shape[1] < self.head_dim
-        if moved:
+        # position saves most of its work this way. A source that all rows share is projected for next to nothing.
+        shared = source.shape[0] < x.shape[0]
+        moved = source is not x and not shared and x.shape[1] < self.head_dim
+        if shared:
+            keys = self._heads(self.key(source))[0]
+            scores = jnp.einsum("bqhd,khd->bhqk", query, keys, preferred_element_type=jnp.float32)
+        elif moved:
             query = jnp.einsum("bqhd,mhd->bqhm", query, self._kernel(self.key))
             scores = jnp.einsum("bqhm,bkm->bhqk", query, source, preferred_element_type=jnp.float32)
         else:
@@ -162,7 +166,9 @@ class Attention(nnx.Module):
         for bias in biases:
             scores = scores + bias
         weights = dropout(jax.nn.softmax(scores, axis=-1).astype(x.dtype), rate=rate, key=key)
-        if moved:
+        if shared:
+            mixed = jnp.einsum("bhqk,khd->bqhd", weights, self._heads(self.value(source))[0])
+        elif moved:
             mixed = jnp.einsum("bhqk,bkm->bqhm", weights, source)
             mixed = jnp.einsum("bqhm,mhd->bqhd", mixed, self._kernel(self.value))
         else:
