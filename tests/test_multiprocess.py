@@ -158,7 +158,7 @@ def test_flags_that_do_not_go_together_are_refused(given, message):
 def training(folder: pathlib.Path, name: str) -> list[str]:
     return [
         "--config=experiments/configs/tiny.py", f"--workdir={folder}/{name}", f"--config.data.cache_dir={folder}/cache",
-        "--config.stages=collaborative,tokenizer,llm,joint", "--config.train.steps=8", "--config.train.batch_size=32",
+        "--config.stages=collaborative,joint", "--config.train.steps=8", "--config.train.batch_size=32",
         "--config.train.log_every=2", "--config.train.checkpoint_every=4", "--config.data.history_buckets=(12,)",
     ]  # fmt: skip
 

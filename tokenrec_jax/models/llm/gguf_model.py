@@ -4,7 +4,6 @@ import dataclasses
 import pathlib
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import transformers
@@ -20,6 +19,7 @@ from tokenrec_jax.models.llm.hf_weights import (
     place_of_each,
 )
 from tokenrec_jax.models.llm.vocabulary_rows import check_vocabulary
+from tokenrec_jax.sharding import put
 from tokenrec_jax.types import ConfigError
 
 #: Name of the model that a package index ships: SmolLM2-135M-Instruct, extra `smollm2`.
@@ -75,7 +75,7 @@ def load_gguf(
             problems.append(f"{key} has shape {oriented.shape}, but {shapes[path].shape} is needed")
         if path in VOCABULARY_PATHS and extra:
             oriented = np.pad(oriented, ((0, extra), (0, 0)))
-        values[path] = jax.device_put(oriented, places.get(path))
+        values[path] = put(oriented, places.get(path))
     problems += [f"{key} is missing" for key, path in table.items() if path not in values]
     if problems:
         raise ConfigError(f"{checkpoint.path}: weights do not fit the header: {'; '.join(problems)}")
