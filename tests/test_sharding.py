@@ -33,9 +33,7 @@ def test_unknown_arrays_and_indivisible_dimensions_are_errors():
         state_shardings({"surprise": {"kernel": jnp.zeros(3)}}, mesh)
 
     four = jax.sharding.AbstractMesh((1, 4, 1), ("data", "fsdp", "tensor"))
-    with pytest.raises(
-        ConfigError, match=r"user_embedding has a dimension of 6, not divisible by mesh.fsdp"
-    ):
+    with pytest.raises(ConfigError, match=r"user_embedding has a dimension of 6, not divisible by mesh.fsdp"):
         state_shardings({"user_embedding": jnp.zeros((6, 8))}, four)
 
 

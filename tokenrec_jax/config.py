@@ -145,6 +145,8 @@ class LLMConfig:
     # One of REMATS, what of a layer's activations is kept for the backward pass: everything, products with weights, or
     # nothing but its input. Less memory, more arithmetic.
     remat: str = "none"
+    # Compile one layer and loop over all: compiled many times faster, but a step copies the weights.
+    scan_layers: bool = False
 
 
 @dataclasses.dataclass

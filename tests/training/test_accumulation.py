@@ -1,5 +1,7 @@
 """Gradients summed over parts, and activations made again, are those of the whole batch kept in memory."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from experiments.configs import tiny
 from tests.training.conftest import make_setup
 from tests.training.test_step import run
 from tokenrec_jax.config import validate
+from tokenrec_jax.models import llm
 from tokenrec_jax.training import step
 from tokenrec_jax.types import ConfigError, Stage
 
@@ -39,12 +42,29 @@ def test_parts_of_a_batch_give_its_gradient(monkeypatch):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), params, expected[0])
 
 
-@pytest.mark.parametrize("preset", ["tiny", "llama-tiny", "gpt2-tiny"])
-@pytest.mark.parametrize("remat", ["dots", "layers"])
+@pytest.mark.parametrize(("preset", "remat"), [("tiny", "dots"), ("tiny", "layers"), ("llama-tiny", "layers")])
 def test_recomputed_activations_change_nothing(preset, remat):
     kept = trajectory(configured(preset=preset), steps=1)[1]
     again = trajectory(configured(preset=preset, remat=remat), steps=1)[1]
     np.testing.assert_allclose(again, kept, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("preset", "options"),
+    [
+        ("tiny", {"dropout": 0.3}),
+        ("llama-tiny", {"tuning": "lora"}),
+        ("gpt2-tiny", {"user_tokens": "learned", "remat": "layers"}),
+    ],
+)
+def test_a_loop_over_layers_changes_nothing(preset, options, monkeypatch):
+    shape = llm.preset(preset, vocab_size=8)
+    depth = {name: 3 for name in ("num_layers", "num_encoder_layers", "num_decoder_layers") if hasattr(shape, name)}
+    table = llm.PRESETS if preset in llm.PRESETS else llm.DECODER_PRESETS
+    monkeypatch.setitem(table, preset, dataclasses.replace(shape, **depth))
+    unrolled = trajectory(configured(preset=preset, **options), steps=1)[1]
+    looped = trajectory(configured(preset=preset, scan_layers=True, **options), steps=1)[1]
+    np.testing.assert_allclose(looped, unrolled, rtol=1e-5)
 
 
 def test_a_batch_that_cannot_be_cut_is_refused():

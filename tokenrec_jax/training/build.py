@@ -144,7 +144,11 @@ def define(
             config,
             shape=shape,
             llm=llm.make_model(
-                llm_config, rngs=rngs, dtype=config.llm.dtype, dropout_rate=dropout, remat=config.llm.remat
+                llm_config,
+                rngs=rngs,
+                dtype=config.llm.dtype,
+                dropout_rate=dropout,
+                calls=llm.LayerCalls(remat=config.llm.remat, scan=config.llm.scan_layers),
             ),
             templates=templates,
             inverse_sqrt_degree=inverse_sqrt_degree,

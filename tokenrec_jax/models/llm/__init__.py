@@ -17,6 +17,7 @@ from tokenrec_jax.models.llm.gguf_model import gguf_tokenizer, is_gguf, load_ggu
 from tokenrec_jax.models.llm.gpt2 import GPT2
 from tokenrec_jax.models.llm.hf_weights import Shardings, load_hf, make_model, read_config, save_hf
 from tokenrec_jax.models.llm.interface import LanguageModel, LanguageModelConfig
+from tokenrec_jax.models.llm.layer_calls import LayerCalls
 from tokenrec_jax.models.llm.llama import Llama
 from tokenrec_jax.models.llm.presets import DECODER_PRESETS, PRESETS, preset
 from tokenrec_jax.models.llm.t5 import T5
@@ -34,6 +35,7 @@ __all__ = [
     "KVCache",
     "LanguageModel",
     "LanguageModelConfig",
+    "LayerCalls",
     "Llama",
     "LlamaConfig",
     "T5Config",

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from tokenrec_jax.models.llm.layer_calls import in_stack
+from tokenrec_jax.models.llm.layer_calls import UNROLLED, LayerCalls
 from tokenrec_jax.models.llm.rope import Rotation
 from tokenrec_jax.models.llm.t5_layers import MASKED, dropout, split_key
 from tokenrec_jax.models.llm.vocabulary_rows import grow_vocabulary
@@ -107,7 +107,7 @@ class Decoder(nnx.Module):
     Attributes:
       config: shape of the model; follows `extend_vocabulary`.
       dtype: type of activations. Parameters, scores, softmax, norms, rotations and logits are float32.
-      remat: what is kept of a layer for the backward pass, see `layer_calls.py`.
+      calls: how the layers are called, see `layer_calls.py`.
       token_embedding: [vocabulary, model].
       lm_head: [vocabulary, model], or None if the token embedding is used instead.
       layers: modules called as `layer(hidden, reading=..., cached=..., key=...)`.
@@ -117,9 +117,9 @@ class Decoder(nnx.Module):
     layers: nnx.List
     final_norm: nnx.Module
 
-    def __init__(self, config: Any, *, rngs: nnx.Rngs, dtype: Any = jnp.float32, remat: str = "none"):
+    def __init__(self, config: Any, *, rngs: nnx.Rngs, dtype: Any = jnp.float32, calls: LayerCalls = UNROLLED):
         self.config = config
-        self.remat = remat
+        self.calls = calls
         self.dtype = jnp.dtype(dtype)
         shape = (config.vocab_size, config.model_dim)
 
@@ -262,12 +262,14 @@ class Decoder(nnx.Module):
         enter_key, *layer_keys = split_key(key, 1 + len(self.layers))
         with jax.named_scope(type(self).__name__.lower()):
             hidden = self._enter(row, positions, key=enter_key)
-            for index, (layer, layer_key) in enumerate(zip(self.layers, layer_keys, strict=True)):
-                if index == len(self.layers) - 1:
-                    # Of the last layer only these states are used: the prompt's are keys and values there, no more.
-                    reading = dataclasses.replace(reading, visible=visible[:, -num_states:])
-                hidden, _ = in_stack(layer, remat=self.remat)(hidden, reading=reading, cached=None, key=layer_key)
-            return self.final_norm(hidden)
+
+            def call(layer: Any, hidden: Any, key: Any) -> Any:
+                return self.calls.inside(layer)(hidden, reading=reading, cached=None, key=key)[0]
+
+            hidden = self.calls.through(self.layers[:-1], hidden, keys=layer_keys[:-1], call=call)
+            # Of the last layer only these states are used: the prompt's are keys and values there, no more.
+            reading = dataclasses.replace(reading, visible=visible[:, -num_states:])
+            return self.final_norm(call(self.layers[-1], hidden, layer_keys[-1]))
 
     def _read_after(self, prompt, mask, queries, *, key) -> Float[Array, "batch position model"]:
         """Returns the normed states of the queries of all rows after the one prompt that they share."""
@@ -287,20 +289,22 @@ class Decoder(nnx.Module):
             visible=_visible(counts, start=start, num_rows=num_new),
             start=start,
         )
+        slots = (num_rows, length + num_new)
         prompt_key, query_key, *layer_keys = split_key(key, 2 + 2 * len(self.layers))
+
+        def call(plain_layer: Any, carry: Any, keys: Any) -> Any:
+            layer, (read, hidden) = self.calls.inside(plain_layer), carry
+            read, key_value = layer(read, reading=prompt_reading, cached=None, key=keys[0])
+            room = (jnp.pad(x, ((0, 0), (0, num_new), (0, 0), (0, 0))) for x in key_value)
+            cached = tuple(jnp.broadcast_to(x, (*slots, *x.shape[2:])) for x in room)
+            hidden, _ = layer(hidden, reading=query_reading, cached=cached, key=keys[1])
+            return read, hidden
+
         with jax.named_scope(type(self).__name__.lower()):
             read = self._enter(prompt, positions, key=prompt_key)
             hidden = self._enter(queries, query_positions, key=query_key)
-            for index, plain_layer in enumerate(self.layers):
-                layer = in_stack(plain_layer, remat=self.remat)
-                read, key_value = layer(read, reading=prompt_reading, cached=None, key=layer_keys[2 * index])
-                cached = tuple(
-                    jnp.broadcast_to(
-                        jnp.pad(x, ((0, 0), (0, num_new), (0, 0), (0, 0))), (num_rows, length + num_new, *x.shape[2:])
-                    )
-                    for x in key_value
-                )
-                hidden, _ = layer(hidden, reading=query_reading, cached=cached, key=layer_keys[2 * index + 1])
+            keys = list(zip(layer_keys[::2], layer_keys[1::2], strict=True))
+            _, hidden = self.calls.through(self.layers, (read, hidden), keys=keys, call=call)
             return self.final_norm(hidden)
 
     def _check_length(self, length: int) -> None:

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from tokenrec_jax.models.llm.decoder import Decoder, KeyValue, Reading, attend, random_linear, with_cached
 from tokenrec_jax.models.llm.decoder_config import GPT2Config
+from tokenrec_jax.models.llm.layer_calls import UNROLLED, LayerCalls
 from tokenrec_jax.models.llm.t5_layers import dropout, split_key
 
 
@@ -27,12 +28,12 @@ class GPT2(Decoder):
         rngs: nnx.Rngs,
         dtype: Any = jnp.float32,
         dropout_rate: float | None = None,
-        remat: str = "none",
+        calls: LayerCalls = UNROLLED,
     ):
         if dropout_rate is not None:
             rate = dropout_rate
             config = dataclasses.replace(config, dropout_rate=rate, embedding_dropout=rate, attention_dropout=rate)
-        super().__init__(config, rngs=rngs, dtype=dtype, remat=remat)
+        super().__init__(config, rngs=rngs, dtype=dtype, calls=calls)
         shape = (config.max_positions, config.model_dim)
         self.position_embedding = nnx.Param(config.initializer_range * jax.random.normal(rngs.params(), shape))
         self.layers = nnx.List([GPT2Layer(config, rngs=rngs, dtype=self.dtype) for _ in range(config.num_layers)])

@@ -30,6 +30,7 @@ from tokenrec_jax.models.llm.hf_files import (
     find_tensors,
     read_json,
 )
+from tokenrec_jax.models.llm.layer_calls import UNROLLED, LayerCalls
 from tokenrec_jax.models.llm.vocabulary_rows import check_vocabulary
 from tokenrec_jax.numerics import round_up
 from tokenrec_jax.types import ConfigError
@@ -52,10 +53,10 @@ def make_model(
     rngs: nnx.Rngs,
     dtype: Any = jnp.float32,
     dropout_rate: float | None = None,
-    remat: str = "none",
+    calls: LayerCalls = UNROLLED,
 ) -> Any:
     """Returns a model of this shape, of whatever family, with random weights. Works under `jax.eval_shape`."""
-    return family_of(config).model_class(config, rngs=rngs, dtype=dtype, dropout_rate=dropout_rate, remat=remat)
+    return family_of(config).model_class(config, rngs=rngs, dtype=dtype, dropout_rate=dropout_rate, calls=calls)
 
 
 def load_hf(

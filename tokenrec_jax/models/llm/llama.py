@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from tokenrec_jax.models.llm.decoder import Decoder, KeyValue, Reading, attend, random_linear, with_cached
 from tokenrec_jax.models.llm.decoder_config import LlamaConfig
+from tokenrec_jax.models.llm.layer_calls import UNROLLED, LayerCalls
 from tokenrec_jax.models.llm.rope import Rotation, inverse_frequencies, rotate, rotation
 from tokenrec_jax.models.llm.t5_layers import RMSNorm, dropout, split_key
 
@@ -28,11 +29,11 @@ class Llama(Decoder):
         rngs: nnx.Rngs,
         dtype: Any = jnp.float32,
         dropout_rate: float | None = None,
-        remat: str = "none",
+        calls: LayerCalls = UNROLLED,
     ):
         if dropout_rate is not None:
             config = dataclasses.replace(config, dropout_rate=dropout_rate)
-        super().__init__(config, rngs=rngs, dtype=dtype, remat=remat)
+        super().__init__(config, rngs=rngs, dtype=dtype, calls=calls)
         self.layers = nnx.List([LlamaLayer(config, rngs=rngs, dtype=self.dtype) for _ in range(config.num_layers)])
         self.final_norm = RMSNorm(config.model_dim, epsilon=config.norm_epsilon, scale=1.0)
 

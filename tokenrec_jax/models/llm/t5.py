@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from tokenrec_jax.models.llm.layer_calls import in_stack
+from tokenrec_jax.models.llm.layer_calls import UNROLLED, LayerCalls
 from tokenrec_jax.models.llm.t5_config import T5Config
 from tokenrec_jax.models.llm.t5_layers import (
     Attention,
@@ -53,7 +53,7 @@ class T5(nnx.Module):
         rngs: nnx.Rngs,
         dtype: Any = jnp.float32,
         dropout_rate: float | None = None,
-        remat: str = "none",
+        calls: LayerCalls = UNROLLED,
     ):
         if dropout_rate is not None:
             config = dataclasses.replace(config, dropout_rate=dropout_rate)
@@ -66,8 +66,8 @@ class T5(nnx.Module):
 
         self.token_embedding = table()
         self.lm_head = None if config.tied_head else table()
-        self.encoder = T5Stack(config, is_decoder=False, rngs=rngs, dtype=self.dtype, remat=remat)
-        self.decoder = T5Stack(config, is_decoder=True, rngs=rngs, dtype=self.dtype, remat=remat)
+        self.encoder = T5Stack(config, is_decoder=False, rngs=rngs, dtype=self.dtype, calls=calls)
+        self.decoder = T5Stack(config, is_decoder=True, rngs=rngs, dtype=self.dtype, calls=calls)
 
     @property
     def hidden_size(self) -> int:
@@ -189,10 +189,10 @@ class T5(nnx.Module):
 class T5Stack(nnx.Module):
     """Pre-norm layers with residuals that share one relative position bias; the encoder or the decoder."""
 
-    def __init__(self, config: T5Config, *, is_decoder: bool, rngs: nnx.Rngs, dtype: Any, remat: str):
+    def __init__(self, config: T5Config, *, is_decoder: bool, rngs: nnx.Rngs, dtype: Any, calls: LayerCalls):
         factor = config.initializer_factor
         self.is_decoder = is_decoder
-        self.remat = remat
+        self.calls = calls
         self.dropout_rate = config.dropout_rate
         self.relative_bias = RelativeBias(
             config.num_heads,
@@ -223,10 +223,13 @@ class T5Stack(nnx.Module):
             biases += (mask_bias(mask),)
         cross_biases: _CrossBiases = () if encoder_mask is None else (mask_bias(encoder_mask),)
         hidden = dropout(inputs_embeds, rate=self.dropout_rate, key=first_key)
-        for layer, layer_key in zip(self.layers, layer_keys, strict=True):
-            hidden = in_stack(layer, remat=self.remat)(
-                hidden, biases=biases, encoder_hidden=encoder_hidden, cross_biases=cross_biases, key=layer_key
+
+        def call(layer: Any, hidden: Any, key: Any) -> Any:
+            return self.calls.inside(layer)(
+                hidden, biases=biases, encoder_hidden=encoder_hidden, cross_biases=cross_biases, key=key
             )
+
+        hidden = self.calls.through(self.layers, hidden, keys=layer_keys, call=call)
         return dropout(self.final_norm(hidden), rate=self.dropout_rate, key=last_key)
 
 
