@@ -15,6 +15,7 @@ GOLDEN = pathlib.Path(__file__).parent / "golden"
 SHIPPED = [
     ("tiny", "tiny"),
     ("quickstart", "compact"),
+    ("quickstart", "smollm2"),
     ("lastfm", "compact"),
     ("lastfm", "paper-t5-small"),
     ("beauty", "compact"),
