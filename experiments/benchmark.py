@@ -6,15 +6,13 @@ Suites: `objectives` (targets a second of the dense and the prompt objective), `
 """
 
 import json
-import os
 import pathlib
-import platform
 
-import jax
 from absl import flags
 
 from experiments import cli
 from experiments.suites import dispatch, objectives
+from experiments.suites.machine import machine
 from tokenrec_jax.types import ConfigError
 
 _CONFIG = cli.define_config()
@@ -33,18 +31,6 @@ def main() -> None:
             pathlib.Path(_OUTPUT.value).write_text(text + "\n", encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"--output={_OUTPUT.value}: {error.strerror}; name a file that can be written") from None
-
-
-def machine() -> dict[str, object]:
-    """Returns what the figures depend on."""
-    device = jax.devices()[0]
-    return {
-        "device": device.device_kind,
-        "devices": jax.device_count(),
-        "cores": os.cpu_count(),
-        "processor": platform.processor() or platform.machine(),
-        "jax": jax.__version__,
-    }
 
 
 if __name__ == "__main__":
