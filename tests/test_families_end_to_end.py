@@ -87,7 +87,10 @@ def check_export(recommender: Recommender, folder, *, adapted: bool) -> None:
     assert model.merged_llm().vocab_size <= ours.vocab_size  # the run's own copy did not grow
     if adapted:
         before, after = (nnx.to_flat_state(nnx.state(each, nnx.Param)) for each in (model.llm, ours))
-        moved = [path for (path, a), (_, b) in zip(before, after, strict=True) if a.shape == b.shape and (a != b).any()]
+        pairs = [
+            (path, np.asarray(a[...]), np.asarray(b[...])) for (path, a), (_, b) in zip(before, after, strict=True)
+        ]
+        moved = [path for path, a, b in pairs if a.shape == b.shape and (a != b).any()]
         assert moved and all(path[-1] == "kernel" for path in moved)
 
     tokenizer = load_tokenizer(str(folder))
