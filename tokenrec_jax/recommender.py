@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 
 import jax
@@ -15,7 +16,7 @@ from tokenrec_jax.evaluation.evaluator import ScoreFunction, score_with_index
 from tokenrec_jax.models.tokenrec import TokenRec
 from tokenrec_jax.numerics import round_up
 from tokenrec_jax.retrieval.index import ItemIndex
-from tokenrec_jax.sharding import batch_sharding, fetch, make_mesh, put, put_batch, replicated
+from tokenrec_jax.sharding import BATCH_AXES, batch_sharding, fetch, make_mesh, put, put_batch, replicated
 from tokenrec_jax.training.build import BuiltModel, build_model
 from tokenrec_jax.training.checkpoint import FINAL, CheckpointStore
 from tokenrec_jax.training.query import make_item_vectors, make_query_function
@@ -161,10 +162,15 @@ class Recommender:
     def _recommend(
         self, rows: Int[np.ndarray, " users"], histories: list[np.ndarray], *, k: int, exclude_seen: bool
     ) -> list[list[Recommendation]]:
-        size = round_up(len(rows), multiple=BATCH_MULTIPLE)
+        if not histories:
+            return []
+        parts = math.prod(self._mesh.shape[axis] for axis in BATCH_AXES)
+        size = round_up(len(rows), multiple=math.lcm(BATCH_MULTIPLE, parts))
         length = self._config.data.max_history
         history = np.full((size, length), PADDING, np.int32)
-        seen = np.full((size, max(len(items) for items in histories)), PADDING, np.int32)
+        # A power of two, so that few widths are compiled.
+        width = 1 << (max(len(items) for items in histories) - 1).bit_length()
+        seen = np.full((size, width), PADDING, np.int32)
         for row, items in enumerate(histories):
             newest = items[-length:]
             history[row, : len(newest)] = newest

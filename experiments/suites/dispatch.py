@@ -32,9 +32,7 @@ def measure(config: Config) -> dict[str, Any]:
     training = load_interactions(config.data).without_last(2)
     built = build_model(config, training, mesh=mesh)
     state = init_state(built.definition, seed=config.seed, mesh=mesh, pretrained=built.pretrained)
-    state = begin_stage(
-        state, built.graph, definition=built.definition, config=config, stage=Stage.LLM, mesh=mesh
-    )  # fmt: skip
+    state = begin_stage(state, built.graph, definition=built.definition, config=config, stage=Stage.LLM, mesh=mesh)
     batch = put_batch(next(train_batches(training, config=config, stage=Stage.LLM)), mesh)
     shardings = state_shardings(jax.eval_shape(lambda tree: tree, state), mesh)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, no_type_check
 
@@ -17,12 +18,12 @@ from tokenrec_jax.data.graph import graph_shardings
 from tokenrec_jax.models.prompting import choose_templates
 from tokenrec_jax.models.tokenrec import TokenRec
 from tokenrec_jax.partitioned import take_rows
-from tokenrec_jax.sharding import batch_sharding, on_mesh, replicated, state_shardings
+from tokenrec_jax.sharding import BATCH_AXES, batch_sharding, on_mesh, replicated, state_shardings
 from tokenrec_jax.training import losses
 from tokenrec_jax.training.accumulation import accumulate
 from tokenrec_jax.training.optimizer import make_optimizer
 from tokenrec_jax.training.state import ModelDefinition, TrainState, split, trained
-from tokenrec_jax.types import HistoryBatch, PairBatch, RowBatch, Stage, TrainBatch
+from tokenrec_jax.types import ConfigError, HistoryBatch, PairBatch, RowBatch, Stage, TrainBatch
 
 TrainStep = Callable[[TrainState, TrainBatch, jraph.GraphsTuple], tuple[TrainState, dict[str, jax.Array]]]
 
@@ -155,9 +156,13 @@ def make_train_step(
       stage: which terms and which parameters.
       state: a state of this stage, for its shapes only.
       mesh: devices.
+
+    Raises:
+      ConfigError: by the step, the devices cannot share a part of a batch.
     """
     optimizer = make_optimizer(config.stage(stage))
     parts = config.stage(stage).accumulate if stage in (Stage.LLM, Stage.JOINT) else 1
+    devices = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
     def differentiate(state, graph, moving, buffers, batch, key, weight=1.0):
         """Returns ((total, (loss, buffers after it)), gradients of the moving parameters) of a batch."""
@@ -174,6 +179,12 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         loss_key, user_key, item_key = jax.random.split(key, 3)
         moving = trained(state.params, stage, tuning=config.llm.tuning)
+        rows = jax.tree.leaves(batch)[0].shape[0]
+        if rows // parts % devices:
+            raise ConfigError(
+                f"train.{stage}: {rows} examples in {parts} parts; allowed are parts that "
+                f"mesh.data x mesh.fsdp = {devices} divides"
+            )
         of_part = functools.partial(differentiate, state, graph, moving)
         if parts == 1:
             (total, (loss, buffers)), gradients = of_part(state.buffers, batch, loss_key)

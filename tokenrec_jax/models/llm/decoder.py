@@ -5,6 +5,7 @@ Read `Decoder.hidden_states`, then `attend`. A family adds its layers and how po
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, no_type_check
 
 import jax
@@ -15,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from tokenrec_jax.models.llm.layer_calls import UNROLLED, LayerCalls
 from tokenrec_jax.models.llm.rope import Rotation
 from tokenrec_jax.models.llm.t5_layers import MASKED, dropout, split_key
-from tokenrec_jax.models.llm.vocabulary_rows import grow_vocabulary
+from tokenrec_jax.models.llm.vocabulary_rows import TokenTables
 from tokenrec_jax.types import ConfigError
 
 #: Keys and values of one layer: [batch, new tokens or all slots, key-value head, head_dim] each.
@@ -101,16 +102,43 @@ def random_linear(in_dim: int, out_dim: int, *, std: float, bias: bool, rngs: nn
     return nnx.Linear(in_dim, out_dim, use_bias=bias, kernel_init=init, dtype=dtype, rngs=rngs)
 
 
-class Decoder(nnx.Module):
+class DecoderLayer(nnx.Module):
+    """Attention, then feed-forward: x + dropout(part(norm(x))) each."""
+
+    def __init__(
+        self, *, norm: Callable[[], Any], attention: nnx.Module, feed_forward: nnx.Module, dropout_rate: float
+    ):
+        """Takes its parts; `norm` makes one, and `attention` is called as `attention(x, reading=, cached=, key=)`."""
+        self.dropout_rate = dropout_rate
+        self.attention_norm = norm()
+        self.attention: Any = attention
+        self.feed_forward_norm = norm()
+        self.feed_forward: Any = feed_forward
+
+    def __call__(
+        self,
+        hidden: Float[Array, "batch length model"],
+        *,
+        reading: Reading,
+        cached: KeyValue | None,
+        key: Key[Array, ""] | None,
+    ) -> tuple[Float[Array, "batch position model"], KeyValue]:
+        """Returns the states of the tokens that `reading` asks for, and all keys and values."""
+        keys = split_key(key, 3)
+        normed = self.attention_norm(hidden)
+        mixed, key_value = self.attention(normed, reading=reading, cached=cached, key=keys[0])
+        hidden = hidden[:, -mixed.shape[1] :] + dropout(mixed, rate=self.dropout_rate, key=keys[1])
+        out = self.feed_forward(self.feed_forward_norm(hidden))
+        return hidden + dropout(out, rate=self.dropout_rate, key=keys[2]), key_value
+
+
+class Decoder(TokenTables):
     """A causal stack over embeddings; a `LanguageModel`. Subclasses set `layers` and `final_norm`.
 
     Attributes:
-      config: shape of the model; follows `extend_vocabulary`.
       dtype: type of activations. Parameters, scores, softmax, norms, rotations and logits are float32.
       calls: how the layers are called, see `layer_calls.py`.
-      token_embedding: [vocabulary, model].
-      lm_head: [vocabulary, model], or None if the token embedding is used instead.
-      layers: modules called as `layer(hidden, reading=..., cached=..., key=...)`.
+      layers: each a `DecoderLayer`.
       final_norm: norm of the last hidden states.
     """
 
@@ -118,30 +146,8 @@ class Decoder(nnx.Module):
     final_norm: nnx.Module
 
     def __init__(self, config: Any, *, rngs: nnx.Rngs, dtype: Any = jnp.float32, calls: LayerCalls = UNROLLED):
-        self.config = config
+        super().__init__(config, std=config.initializer_range, rngs=rngs, dtype=dtype)
         self.calls = calls
-        self.dtype = jnp.dtype(dtype)
-        shape = (config.vocab_size, config.model_dim)
-
-        def table() -> nnx.Param:
-            return nnx.Param(config.initializer_range * jax.random.normal(rngs.params(), shape))
-
-        self.token_embedding = table()
-        self.lm_head = None if config.tied_head else table()
-
-    @property
-    def hidden_size(self) -> int:
-        """Size of embeddings and hidden states."""
-        return self.config.model_dim
-
-    @property
-    def vocab_size(self) -> int:
-        """Rows of the token embedding."""
-        return self.config.vocab_size
-
-    def embed(self, tokens: Int[Array, "*shape"]) -> Float[Array, "*shape model"]:
-        """Returns the input embedding of each token, without its position."""
-        return self.token_embedding[...][tokens].astype(self.dtype)
 
     def hidden_states(
         self,
@@ -181,12 +187,6 @@ class Decoder(nnx.Module):
         """Returns the last hidden state of each token; those of padding mean nothing. No mask: all count."""
         mask = jnp.ones(input_ids.shape, bool) if attention_mask is None else attention_mask
         return self._read(self.embed(input_ids), mask, num_states=input_ids.shape[1], key=key)
-
-    def logits(self, hidden: Float[Array, "batch position model"]) -> Float[Array, "batch position vocabulary"]:
-        """Returns the score of each token after each position, float32."""
-        head = self.token_embedding if self.lm_head is None else self.lm_head
-        weights = head[...].astype(self.dtype)
-        return jnp.einsum("bpm,vm->bpv", hidden, weights, preferred_element_type=jnp.float32)
 
     def init_cache(self, batch: int, length: int) -> KVCache:
         """Returns an empty cache of `length` slots for `decode`.
@@ -242,16 +242,6 @@ class Decoder(nnx.Module):
             hidden, key_value = layer(hidden, reading=reading, cached=cached, key=None)
             layers.append(key_value)
         return self.final_norm(hidden), KVCache(layers=tuple(layers), mask=counts, used=cache.used + num_new)
-
-    def extend_vocabulary(
-        self,
-        num_rows: int,
-        *,
-        key: Key[Array, ""],
-        vectors: Float[Array, "rows model"] | None = None,
-    ) -> None:
-        """Grows the token embedding and an untied head, in place; see `grow_vocabulary`."""
-        grow_vocabulary(self, num_rows, key=key, vectors=vectors)
 
     def _read(self, row, mask, *, num_states: int, key) -> Float[Array, "batch position model"]:
         """Returns the normed states of the last `num_states` tokens of a row."""

@@ -64,7 +64,7 @@ def load_gguf(
     extra = -config.vocab_size % vocabulary_multiple
     config = dataclasses.replace(config, vocab_size=config.vocab_size + extra)
     places = place_of_each(abstract_params(dataclasses.replace(config, tied_head=False)), shardings)
-    values, problems = {}, []
+    values, problems, misfits = {}, [], set()
     for key, tensor in checkpoint.tensors():
         path = table.get(key)
         if path is None:
@@ -73,10 +73,12 @@ def load_gguf(
         oriented = tensor.T if path[-1] == "kernel" else tensor
         if oriented.shape != shapes[path].shape:
             problems.append(f"{key} has shape {oriented.shape}, but {shapes[path].shape} is needed")
+            misfits.add(path)
+            continue
         if path in VOCABULARY_PATHS and extra:
             oriented = np.pad(oriented, ((0, extra), (0, 0)))
         values[path] = put(oriented, places.get(path))
-    problems += [f"{key} is missing" for key, path in table.items() if path not in values]
+    problems += [f"{key} is missing" for key, path in table.items() if path not in values and path not in misfits]
     if problems:
         raise ConfigError(f"{checkpoint.path}: weights do not fit the header: {'; '.join(problems)}")
     model = nnx.eval_shape(lambda: make_model(config, rngs=nnx.Rngs(0), dtype=dtype, dropout_rate=dropout_rate))

@@ -1,4 +1,4 @@
-"""GPT-2: learned positions, layer norms, one projection for queries, keys and values. Read `GPT2Layer`.
+"""GPT-2: learned positions, layer norms, one projection for queries, keys and values. Read `GPT2Attention`.
 
 Source: Radford et al., 2019. Compared with transformers' PyTorch model by `tests/parity/test_decoder_parity.py`.
 Differs: one dropout draw serves all positions, see `t5_layers.dropout`.
@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
-from tokenrec_jax.models.llm.decoder import Decoder, KeyValue, Reading, attend, random_linear, with_cached
+from tokenrec_jax.models.llm.decoder import Decoder, DecoderLayer, KeyValue, Reading, attend, random_linear, with_cached
 from tokenrec_jax.models.llm.decoder_config import GPT2Config
 from tokenrec_jax.models.llm.layer_calls import UNROLLED, LayerCalls
-from tokenrec_jax.models.llm.t5_layers import dropout, split_key
+from tokenrec_jax.models.llm.t5_layers import dropout
 
 
 class GPT2(Decoder):
@@ -36,8 +36,20 @@ class GPT2(Decoder):
         super().__init__(config, rngs=rngs, dtype=dtype, calls=calls)
         shape = (config.max_positions, config.model_dim)
         self.position_embedding = nnx.Param(config.initializer_range * jax.random.normal(rngs.params(), shape))
-        self.layers = nnx.List([GPT2Layer(config, rngs=rngs, dtype=self.dtype) for _ in range(config.num_layers)])
-        self.final_norm = LayerNorm(config.model_dim, epsilon=config.norm_epsilon)
+
+        def norm() -> LayerNorm:
+            return LayerNorm(config.model_dim, epsilon=config.norm_epsilon)
+
+        def layer() -> DecoderLayer:
+            return DecoderLayer(
+                norm=norm,
+                attention=GPT2Attention(config, rngs=rngs, dtype=self.dtype),
+                feed_forward=GPT2FeedForward(config, rngs=rngs, dtype=self.dtype),
+                dropout_rate=config.dropout_rate,
+            )
+
+        self.layers = nnx.List([layer() for _ in range(config.num_layers)])
+        self.final_norm = norm()
 
     def _enter(
         self,
@@ -68,33 +80,6 @@ class LayerNorm(nnx.Module):
         variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
         normed = centred * jax.lax.rsqrt(variance + self.epsilon)
         return (normed * self.scale[...][None, None, :] + self.bias[...][None, None, :]).astype(x.dtype)
-
-
-class GPT2Layer(nnx.Module):
-    """Attention, then feed-forward: x + dropout(part(norm(x))) each."""
-
-    def __init__(self, config: GPT2Config, *, rngs: nnx.Rngs, dtype: Any):
-        self.dropout_rate = config.dropout_rate
-        self.attention_norm = LayerNorm(config.model_dim, epsilon=config.norm_epsilon)
-        self.attention = GPT2Attention(config, rngs=rngs, dtype=dtype)
-        self.feed_forward_norm = LayerNorm(config.model_dim, epsilon=config.norm_epsilon)
-        self.feed_forward = GPT2FeedForward(config, rngs=rngs, dtype=dtype)
-
-    def __call__(
-        self,
-        hidden: Float[Array, "batch length model"],
-        *,
-        reading: Reading,
-        cached: KeyValue | None,
-        key: Key[Array, ""] | None,
-    ) -> tuple[Float[Array, "batch position model"], KeyValue]:
-        """Returns the states of the tokens that `reading` asks for, and all keys and values."""
-        keys = split_key(key, 3)
-        normed = self.attention_norm(hidden)
-        mixed, key_value = self.attention(normed, reading=reading, cached=cached, key=keys[0])
-        hidden = hidden[:, -mixed.shape[1] :] + dropout(mixed, rate=self.dropout_rate, key=keys[1])
-        out = self.feed_forward(self.feed_forward_norm(hidden))
-        return hidden + dropout(out, rate=self.dropout_rate, key=keys[2]), key_value
 
 
 class GPT2Attention(nnx.Module):

@@ -1,4 +1,4 @@
-"""Llama 3, Qwen2, Qwen3 and SmolLM2: one stack whose options are in `LlamaConfig`. Read `LlamaLayer`.
+"""Llama 3, Qwen2, Qwen3 and SmolLM2: one stack whose options are in `LlamaConfig`. Read `LlamaAttention`.
 
 Source: Touvron et al., 2023 (Llama); Grattafiori et al., 2024 (Llama 3); the Qwen2 and Qwen3 reports. Compared with
 transformers' PyTorch models by `tests/parity/test_decoder_parity.py`.
@@ -12,11 +12,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
-from tokenrec_jax.models.llm.decoder import Decoder, KeyValue, Reading, attend, random_linear, with_cached
+from tokenrec_jax.models.llm.decoder import Decoder, DecoderLayer, KeyValue, Reading, attend, random_linear, with_cached
 from tokenrec_jax.models.llm.decoder_config import LlamaConfig
 from tokenrec_jax.models.llm.layer_calls import UNROLLED, LayerCalls
 from tokenrec_jax.models.llm.rope import Rotation, inverse_frequencies, rotate, rotation
-from tokenrec_jax.models.llm.t5_layers import RMSNorm, dropout, split_key
+from tokenrec_jax.models.llm.t5_layers import RMSNorm
 
 
 class Llama(Decoder):
@@ -34,8 +34,20 @@ class Llama(Decoder):
         if dropout_rate is not None:
             config = dataclasses.replace(config, dropout_rate=dropout_rate)
         super().__init__(config, rngs=rngs, dtype=dtype, calls=calls)
-        self.layers = nnx.List([LlamaLayer(config, rngs=rngs, dtype=self.dtype) for _ in range(config.num_layers)])
-        self.final_norm = RMSNorm(config.model_dim, epsilon=config.norm_epsilon, scale=1.0)
+
+        def norm() -> RMSNorm:
+            return RMSNorm(config.model_dim, epsilon=config.norm_epsilon, scale=1.0)
+
+        def layer() -> DecoderLayer:
+            return DecoderLayer(
+                norm=norm,
+                attention=LlamaAttention(config, rngs=rngs, dtype=self.dtype),
+                feed_forward=LlamaFeedForward(config, rngs=rngs, dtype=self.dtype),
+                dropout_rate=config.dropout_rate,
+            )
+
+        self.layers = nnx.List([layer() for _ in range(config.num_layers)])
+        self.final_norm = norm()
 
     def _enter(self, embedded, positions, *, key):
         return embedded
@@ -43,32 +55,6 @@ class Llama(Decoder):
     def _rotation(self, positions: Int[Array, "batch length"]) -> Rotation:
         frequencies = inverse_frequencies(self.config.rope, head_dim=self.config.head_dim)
         return rotation(positions, frequencies=frequencies)
-
-
-class LlamaLayer(nnx.Module):
-    """Attention, then feed-forward: x + dropout(part(norm(x))) each."""
-
-    def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs, dtype: Any):
-        self.dropout_rate = config.dropout_rate
-        self.attention_norm = RMSNorm(config.model_dim, epsilon=config.norm_epsilon, scale=1.0)
-        self.attention = LlamaAttention(config, rngs=rngs, dtype=dtype)
-        self.feed_forward_norm = RMSNorm(config.model_dim, epsilon=config.norm_epsilon, scale=1.0)
-        self.feed_forward = LlamaFeedForward(config, rngs=rngs, dtype=dtype)
-
-    def __call__(
-        self,
-        hidden: Float[Array, "batch length model"],
-        *,
-        reading: Reading,
-        cached: KeyValue | None,
-        key: Key[Array, ""] | None,
-    ) -> tuple[Float[Array, "batch position model"], KeyValue]:
-        """Returns the states of the tokens that `reading` asks for, and all keys and values."""
-        keys = split_key(key, 2)
-        mixed, key_value = self.attention(self.attention_norm(hidden), reading=reading, cached=cached)
-        hidden = hidden[:, -mixed.shape[1] :] + dropout(mixed, rate=self.dropout_rate, key=keys[0])
-        out = self.feed_forward(self.feed_forward_norm(hidden))
-        return hidden + dropout(out, rate=self.dropout_rate, key=keys[1]), key_value
 
 
 class LlamaAttention(nnx.Module):
@@ -91,9 +77,14 @@ class LlamaAttention(nnx.Module):
         self.query_norm, self.key_norm = norm(), norm()
 
     def __call__(
-        self, x: Float[Array, "batch length model"], *, reading: Reading, cached: KeyValue | None
+        self,
+        x: Float[Array, "batch length model"],
+        *,
+        reading: Reading,
+        cached: KeyValue | None,
+        key: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, "batch position model"], KeyValue]:
-        """Attends from the tokens that `reading` asks for to all of `x` and to the cache."""
+        """Attends from the tokens that `reading` asks for to all of `x` and to the cache; has no dropout for a key."""
         asking = x[:, -reading.visible.shape[1] :]
         query, keys = self._heads(self.query(asking)), self._heads(self.key(x))
         if self.query_norm is not None and self.key_norm is not None:

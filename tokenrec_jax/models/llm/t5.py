@@ -23,13 +23,13 @@ from tokenrec_jax.models.llm.t5_layers import (
     mask_bias,
     split_key,
 )
-from tokenrec_jax.models.llm.vocabulary_rows import grow_vocabulary
+from tokenrec_jax.models.llm.vocabulary_rows import TokenTables
 
 _SelfBiases = tuple[Float[Array, "#batch #head #position position"], ...]
 _CrossBiases = tuple[Float[Array, "prompt 1 1 length"], ...]
 
 
-class T5(nnx.Module):
+class T5(TokenTables):
     """Encoder, decoder and one token embedding for both; a `LanguageModel`.
 
     Initial weights are T5's own, which replace the usual 1 / sqrt(head_dim) of attention scores: see
@@ -38,10 +38,7 @@ class T5(nnx.Module):
     Source: Raffel et al., 2020.
 
     Attributes:
-      config: shape of the model; follows `extend_vocabulary`.
       dtype: type of activations. Parameters, scores, softmax, norms and logits are float32.
-      token_embedding: [vocabulary, model].
-      lm_head: [vocabulary, model], or None if the token embedding is used instead.
       encoder: stack that reads the prompt.
       decoder: causal stack that also attends to the encoder.
     """
@@ -57,31 +54,9 @@ class T5(nnx.Module):
     ):
         if dropout_rate is not None:
             config = dataclasses.replace(config, dropout_rate=dropout_rate)
-        self.config = config
-        self.dtype = jnp.dtype(dtype)
-        shape = (config.vocab_size, config.model_dim)
-
-        def table() -> nnx.Param:
-            return nnx.Param(config.initializer_factor * jax.random.normal(rngs.params(), shape))
-
-        self.token_embedding = table()
-        self.lm_head = None if config.tied_head else table()
+        super().__init__(config, std=config.initializer_factor, rngs=rngs, dtype=dtype)
         self.encoder = T5Stack(config, is_decoder=False, rngs=rngs, dtype=self.dtype, calls=calls)
         self.decoder = T5Stack(config, is_decoder=True, rngs=rngs, dtype=self.dtype, calls=calls)
-
-    @property
-    def hidden_size(self) -> int:
-        """Size of embeddings and hidden states."""
-        return self.config.model_dim
-
-    @property
-    def vocab_size(self) -> int:
-        """Rows of the token embedding."""
-        return self.config.vocab_size
-
-    def embed(self, tokens: Int[Array, "*shape"]) -> Float[Array, "*shape model"]:
-        """Returns the input embedding of each token."""
-        return self.token_embedding[...][tokens].astype(self.dtype)
 
     def encode(
         self,
@@ -142,11 +117,7 @@ class T5(nnx.Module):
 
     def logits(self, hidden: Float[Array, "batch position model"]) -> Float[Array, "batch position vocabulary"]:
         """Returns the score of each token after each decoder position, float32."""
-        head = self.token_embedding if self.lm_head is None else self.lm_head
-        if self.config.scale_logits:
-            hidden = hidden * self.config.model_dim**-0.5
-        weights = head[...].astype(self.dtype)
-        return jnp.einsum("bpm,vm->bpv", hidden, weights, preferred_element_type=jnp.float32)
+        return super().logits(hidden * self.config.model_dim**-0.5 if self.config.scale_logits else hidden)
 
     def __call__(
         self,
@@ -161,29 +132,6 @@ class T5(nnx.Module):
             attention_mask = jnp.ones(input_ids.shape, bool)
         queries = self.embed(decoder_input_ids)
         return self.hidden_states(self.embed(input_ids), attention_mask, query_embeds=queries, key=key)
-
-    def extend_vocabulary(
-        self,
-        num_rows: int,
-        *,
-        key: Key[Array, ""],
-        vectors: Float[Array, "rows model"] | None = None,
-    ) -> None:
-        """Grows the token embedding and an untied head, in place, to at least `num_rows` rows.
-
-        The old rows stay. The number of rows becomes a multiple of `vocabulary_rows.VOCABULARY_MULTIPLE`. New
-        rows are drawn from a normal distribution around 0 with the standard deviation of the old ones, so that new
-        tokens enter as loud as known ones.
-
-        Args:
-          num_rows: rows that are needed, old ones included.
-          key: random key of the new rows.
-          vectors: values of the first new rows of the token embedding, instead of drawn ones.
-
-        Raises:
-          ValueError: more `vectors` than new rows.
-        """
-        grow_vocabulary(self, num_rows, key=key, vectors=vectors)
 
 
 class T5Stack(nnx.Module):
