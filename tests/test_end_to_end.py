@@ -118,6 +118,7 @@ def test_the_recommender_excludes_what_was_seen_and_agrees_with_the_command(trai
         seen = {recommender.interactions.item_ids[i] for i in recommender.interactions.history(row)}
         assert not seen & {r.item for r in items}
         assert len(items) == 60 - len(seen)
+    assert recommender.recommend([]) == []
     with_seen = recommender.recommend(["c5"], k=60, exclude_seen=False)[0]
     assert len(with_seen) == 60
     np.testing.assert_allclose([r.score for r in with_seen], sorted((r.score for r in with_seen), reverse=True))

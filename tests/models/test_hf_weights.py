@@ -15,6 +15,7 @@ from flax import nnx
 from jax.sharding import AbstractMesh
 
 from tests.conftest import REPOSITORY
+from tests.models.checkpoints import assert_same_parameters, failure, parameters, rewrite
 from tokenrec_jax.data.vocabulary import make_vocabulary, word_tokenizer
 from tokenrec_jax.models import llm
 from tokenrec_jax.models.llm import hf_weights
@@ -87,28 +88,6 @@ def saved(request, tmp_path):
     model = llm.make_model(SHAPES[request.param], rngs=nnx.Rngs(0))
     llm.save_hf(model, tmp_path)
     return model, tmp_path
-
-
-def parameters(model):
-    return nnx.to_pure_dict(nnx.state(model, nnx.Param))
-
-
-def assert_same_parameters(left, right):
-    jax.tree.map(np.testing.assert_array_equal, parameters(left), parameters(right))
-
-
-def rewrite(folder, change):
-    """Applies `change` to the tensors of a saved model."""
-    tensors = safetensors.numpy.load_file(folder / WEIGHTS)
-    change(tensors)
-    safetensors.numpy.save_file(tensors, folder / WEIGHTS)
-
-
-def failure(folder) -> str:
-    with pytest.raises(ConfigError) as caught:
-        llm.load(str(folder))
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

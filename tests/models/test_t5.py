@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import safetensors.numpy
 from flax import nnx
 
+from tests.models.checkpoints import assert_same_parameters, failure, rewrite
 from tokenrec_jax.models import llm
 from tokenrec_jax.models.llm.hf_weights import WEIGHTS, key_table
 from tokenrec_jax.models.llm.t5_layers import RelativeBias, dropout, relative_position_bucket
@@ -278,26 +278,6 @@ def test_config_errors_are_one_line(change, message):
 def folder(tmp_path, model):
     llm.save_hf(model, tmp_path / "saved")
     return tmp_path / "saved"
-
-
-def rewrite(folder, change):
-    """Applies `change` to the tensors of a saved model."""
-    tensors = safetensors.numpy.load_file(folder / WEIGHTS)
-    change(tensors)
-    safetensors.numpy.save_file(tensors, folder / WEIGHTS)
-
-
-def failure(folder) -> str:
-    with pytest.raises(ConfigError) as caught:
-        llm.load(str(folder))
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def assert_same_parameters(left: llm.T5, right: llm.T5):
-    left_leaves = nnx.to_pure_dict(nnx.state(left, nnx.Param))
-    right_leaves = nnx.to_pure_dict(nnx.state(right, nnx.Param))
-    jax.tree.map(np.testing.assert_array_equal, left_leaves, right_leaves)
 
 
 def test_saved_model_loads_bit_exact(folder, model):

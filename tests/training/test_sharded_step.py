@@ -96,7 +96,7 @@ from tokenrec_jax.recommender import Retriever
 from tokenrec_jax.sharding import make_mesh, put_batch
 from tokenrec_jax.training.build import build_model
 from tokenrec_jax.training.step import make_train_step
-from tokenrec_jax.types import EvaluationBatch, Stage
+from tokenrec_jax.types import ConfigError, Stage
 import jax, numpy as np
 
 config = tiny.get_config()
@@ -120,6 +120,14 @@ for stage in Stage:
     step = make_train_step(setup.built.definition, config=config, stage=stage, state=state, mesh=mesh)
     batch = put_batch(next(train_batches(training, config=config, stage=stage)), mesh)
     found[stage] = moved(step.lower(state, batch, setup.built.graph).compile())
+config.train.llm.accumulate = 16
+state = setup.state(Stage.LLM)
+step = make_train_step(setup.built.definition, config=config, stage=Stage.LLM, state=state, mesh=mesh)
+try:
+    step.lower(state, put_batch(next(train_batches(training, config=config, stage=Stage.LLM)), mesh), setup.built.graph)
+    raise SystemExit("parts of two rows were accepted on four devices")
+except ConfigError as error:
+    assert "32 examples in 16 parts" in str(error), error
 index = Retriever(setup.built, mesh=mesh).index(state.params, state.buffers)
 queries = put_batch(np.zeros((32, 16), np.float32), mesh)
 found["search"] = moved(type(index).search.lower(index, queries, k=10).compile())
