@@ -46,6 +46,14 @@ def test_a_loop_of_unknown_length_is_said_and_counts_once():
     assert costs.flops == 2 * 4 * 4 * 4
 
 
+def test_of_branches_the_longest_counts():
+    def either(x, y):
+        return jax.lax.cond(x[0, 0] > 0, lambda: x @ y, lambda: x @ y @ y)
+
+    program = compiled(either, (16, 16), (16, 16))
+    assert count(parse(program.as_text())).flops == 2 * 2 * 16**3
+
+
 # How the TPU compiler writes 8 x 6 products of [5, 3] and [3, 7]: batches are dimensions of a convolution whose
 # dilations let each output meet one element of the kernel.
 BATCHED = """\
@@ -159,3 +167,34 @@ def test_traffic_is_what_moves_between_main_memory_and_chip():
 def test_largest_temporaries_come_first():
     costs = count(parse(TRAFFIC))
     assert [str(item.shape) for item in costs.temporaries] == ["f32[64,128]", "f32[1,128]"]
+
+
+# A product with one of many blocks, which a fusion within the fusion cuts out.
+BLOCK_OF_TABLE = """\
+%cut (table: f32[98,8,128], at: s32[]) -> f32[8,128] {
+  %table = f32[98,8,128]{2,1,0} parameter(0)
+  %at = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %slice = f32[1,8,128]{2,1,0} dynamic-slice(%table, %at, %zero, %zero), dynamic_slice_sizes={1,8,128}
+  ROOT %block = f32[8,128]{1,0} bitcast(%slice)
+}
+
+%product (rows: f32[8,8], whole: f32[98,8,128], which: s32[]) -> f32[8,128] {
+  %rows = f32[8,8]{1,0} parameter(0)
+  %whole = f32[98,8,128]{2,1,0} parameter(1)
+  %which = s32[] parameter(2)
+  %block = f32[8,128]{1,0} fusion(%whole, %which), kind=kLoop, calls=%cut
+  ROOT %dot = f32[8,128]{1,0} dot(%rows, %block), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+ENTRY %main (x: f32[8,8], y: f32[98,8,128], i: s32[]) -> f32[8,128] {
+  %x = f32[8,8]{1,0} parameter(0)
+  %y = f32[98,8,128]{2,1,0} parameter(1)
+  %i = s32[] parameter(2)
+  ROOT %out = f32[8,128]{1,0} fusion(%x, %y, %i), kind=kOutput, calls=%product
+}
+"""
+
+
+def test_of_a_table_only_the_block_that_is_used_is_read():
+    assert count(parse(BLOCK_OF_TABLE)).hbm_bytes < 2 * 8 * 128 * 4 + 8 * 8 * 4 + 100

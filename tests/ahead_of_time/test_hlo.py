@@ -57,6 +57,13 @@ def test_a_counter_from_a_constant_to_a_constant_is_a_known_number_of_trips():
     assert trip_count(program, main, main["loop"]) == 7
 
 
+@pytest.mark.parametrize(("step", "trips"), [(2, 4), (3, 3), (7, 1), (9, 1)])
+def test_a_counter_may_go_up_in_larger_steps(step, trips):
+    program = parse(LOOP.replace("%one = s32[]{:T(128)} constant(1)", f"%one = s32[]{{:T(128)}} constant({step})"))
+    main = program.computations[program.entry]
+    assert trip_count(program, main, main["loop"]) == trips
+
+
 def test_the_compilers_own_trip_count_goes_first():
     told = LOOP.replace("body=%body", 'body=%body, backend_config={"known_trip_count":{"n":"5"}}')
     program = parse(told)

@@ -1,14 +1,14 @@
 """Counts what a compiled program does on one device: operations, memory traffic, collectives. Read `count`.
 
-Loops count once a trip; the compiler's own `cost_analysis` counts their bodies once, and its `optimal_seconds` comes
-out negative for whole train steps, which is why neither is used. Shapes in a partitioned program are those of one
-device, and so are all figures here.
+Loops count once a trip, of branches the longest counts. The compiler's own `cost_analysis` counts the bodies of loops
+once, and its `optimal_seconds` comes out negative for whole train steps, which is why neither is used. Shapes in a
+partitioned program are those of one device, and so are all figures here.
 """
 
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -104,14 +104,30 @@ def _schedule(program: Program, computation: Computation, times: int, visits: li
         elif line.opcode == "conditional":
             names = re.search(r"branch_computations=\{([^}]*)\}", line.attributes)
             branches = names[1].replace("%", "").split(", ") if names else []
-            called = [(name, 1) for name in branches] or [
-                (line.called("true_computation"), 1),
-                (line.called("false_computation"), 1),
-            ]
+            branches = branches or [line.called("true_computation"), line.called("false_computation")]
+            called = [(_longest(program, branches), 1)]
         for name, trips in called:
             if name in program.computations and trips:
                 unknown += _schedule(program, program.computations[name], times * trips, visits)
     return unknown
+
+
+def _longest(program: Program, names: Iterable[str | None]) -> str | None:
+    """Returns the branch that takes the most cycles, or, where the compiler estimates none, arithmetic."""
+
+    def length(name: str | None) -> tuple[float, float]:
+        visits: list[_Visit] = []
+        if name in program.computations:
+            _schedule(program, program.computations[name], 1, visits)
+        lines = [(visit, line) for visit in visits for line in visit.computation.values()]
+        cycles = math.fsum(visit.times * _cycles(line) for visit, line in lines)
+        return cycles, math.fsum(visit.times * _flops(program, line, visit.computation) for visit, line in lines)
+
+    return max(names, key=length, default=None)
+
+
+def _flops(program: Program, line: Instruction, scope: Computation) -> float:
+    return math.fsum(_product_flops(product, inside) for product, inside in _products(program, line, scope))
 
 
 def _inner(program: Program, line: Instruction) -> Computation:
@@ -240,7 +256,7 @@ def _traffic(program: Program, line: Instruction, scope: Computation) -> float:
             sources[int(operand)] = 0
             written -= line.shapes[int(output)].num_bytes * (line.shapes[int(output)].space == 0)
     for index, source in enumerate(sources):
-        sources[index] = min(source, _read_of_parameter(inner, index, source))
+        sources[index] = min(source, _read_of_parameter(program, inner, index, source))
     for updated in inner.values():
         if updated.opcode == "dynamic-update-slice" and updated.shapes[0].space == 0:
             # In place: of the whole result only the slice is written.
@@ -250,7 +266,7 @@ def _traffic(program: Program, line: Instruction, scope: Computation) -> float:
     return float(written + sum(sources))
 
 
-def _read_of_parameter(inner: Computation, index: int, whole: int) -> int:
+def _read_of_parameter(program: Program, inner: Computation, index: int, whole: int) -> int:
     """Returns the bytes that a fusion reads of its operand: less than all if it only looks at slices of it."""
     name = next(
         (line.name for line in inner.values() if line.opcode == "parameter" and line.operands[0] == str(index)), None
@@ -262,6 +278,10 @@ def _read_of_parameter(inner: Computation, index: int, whole: int) -> int:
             read += user.shapes[0].num_bytes
         elif user.opcode == "dynamic-update-slice" and user.operands[0] == name:
             continue
+        elif user.opcode == "fusion":
+            nested = _inner(program, user)
+            places = [place for place, operand in enumerate(user.operands) if operand == name]
+            read += sum(_read_of_parameter(program, nested, place, whole) for place in places)
         else:
             return whole
-    return read
+    return min(read, whole)

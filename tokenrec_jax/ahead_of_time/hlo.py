@@ -106,8 +106,8 @@ def parse_shapes(text: str) -> tuple[ArrayShape, ...]:
 def trip_count(program: Program, computation: Computation, loop: Instruction) -> int | None:
     """Returns how often the body of a while loop runs; None if it depends on data.
 
-    The count that the compiler writes beside the loop, or, where there is none, that of a counter which goes up by one
-    from a constant to the constant that the condition compares it with.
+    The count that the compiler writes beside the loop, or, where there is none, that of a counter which goes up in even
+    steps from a constant to the constant that the condition compares it with.
     """
     if known := _TRIPS.search(loop.attributes):
         return int(known[1])
@@ -118,18 +118,34 @@ def trip_count(program: Program, computation: Computation, loop: Instruction) ->
     less = any(line is not None and "direction=LT" in line.attributes for line in compares)
     if not less or len(set(bounds)) != 1:
         return None
-    start = _counter_start(computation, condition, loop)
-    return None if start is None else max(bounds[0] - start, 0)
-
-
-def _counter_start(computation: Computation, condition: Computation, loop: Instruction) -> int | None:
-    """Returns the first value of the element of a loop's tuple that its condition looks at."""
-    index = [line for line in condition.values() if line.opcode == "get-tuple-element"]
-    carried = computation.get(loop.operands[0])
-    if not index or carried is None or carried.opcode != "tuple":
+    counter = [line for line in condition.values() if line.opcode == "get-tuple-element"]
+    if not counter:
         return None
-    position = int(re.search(r"index=(\d+)", index[0].attributes)[1])  # pyright: ignore[reportOptionalSubscript]
-    return _constant(computation, carried.operands[position])
+    position = int(re.search(r"index=(\d+)", counter[0].attributes)[1])  # pyright: ignore[reportOptionalSubscript]
+    start = _constant(computation, _element(computation, loop.operands[0], position))
+    step = _step(program.computations.get(loop.called("body") or "", {}), position)
+    return None if start is None or step < 1 else max(-((start - bounds[0]) // step), 0)
+
+
+def _element(computation: Computation, name: str, position: int) -> str:
+    """Returns the name of an element of a tuple, "" if it is not put together here."""
+    line = computation.get(name)
+    return line.operands[position] if line is not None and line.opcode == "tuple" else ""
+
+
+def _step(body: Computation, position: int) -> int:
+    """Returns what a loop adds to an element of its tuple, 1 if that is not to be seen.
+
+    A compiler that does two trips in one steps by two.
+    """
+    root = next((line.name for line in body.values() if line.is_root), "")
+    line = body.get(_element(body, root, position))
+    while line is not None and line.opcode in ("copy", "bitcast"):
+        line = body.get(line.operands[0])
+    if line is None or line.opcode != "add":
+        return 1
+    added = [_constant(body, name) for name in line.operands]
+    return next((value for value in added if value is not None), 1)
 
 
 def _constant(computation: Computation, name: str) -> int | None:
