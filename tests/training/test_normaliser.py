@@ -10,9 +10,13 @@ ITEMS = jax.random.normal(jax.random.key(1), (32, 4))
 
 
 @pytest.mark.parametrize("chunk", [4, 8, 12, 1024])
+@pytest.mark.parametrize("block", [1, 4, 4096])
 @pytest.mark.parametrize("num_items", [1, 27, 32])
-def test_value_and_gradients_are_those_of_the_whole_matrix(monkeypatch, chunk, num_items):
+@pytest.mark.parametrize("small", [0.0, 40.0])
+def test_value_and_gradients_are_those_of_the_whole_matrix(monkeypatch, chunk, block, num_items, small):
+    monkeypatch.setattr(normaliser, "SMALL", small)
     monkeypatch.setattr(normaliser, "CHUNK", chunk)
+    monkeypatch.setattr(normaliser, "BLOCK", block)
     weights = jnp.arange(1.0, 7.0)
 
     def ours(queries, items):
@@ -26,9 +30,15 @@ def test_value_and_gradients_are_those_of_the_whole_matrix(monkeypatch, chunk, n
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), found, expected)
 
 
-def test_large_logits_do_not_overflow():
-    value = normaliser.log_normaliser(1e4 * QUERIES, ITEMS, jnp.int32(32))
-    assert np.isfinite(value).all()
+@pytest.mark.parametrize("scale", [1.0, 6.0, 7.0, 1e4])
+def test_logits_of_any_size_neither_overflow_nor_vanish(scale):
+    """Lengths of 6 and 7 lie on both sides of the bound."""
+    queries, items = QUERIES / jnp.linalg.norm(QUERIES, axis=1, keepdims=True), ITEMS
+    items = items / jnp.linalg.norm(items, axis=1, keepdims=True)
+    for logits_from in (scale * queries, -scale * queries):
+        value = normaliser.log_normaliser(logits_from, scale * items, jnp.int32(32))
+        expected = jax.nn.logsumexp(logits_from @ (scale * items).T, axis=1)
+        np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_logits_of_the_whole_catalogue_never_exist():

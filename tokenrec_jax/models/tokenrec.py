@@ -6,6 +6,7 @@ what was computed and is not trained.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -226,7 +227,7 @@ class TokenRec(nnx.Module):
         if self.config.llm.item_positions == "pooled":
             items = self._pooled_items(history, vectors)
         else:
-            items = self._embed(self._item_tokens(history))
+            items = self._embed_codes(self._item_tokens(history))
             if self.config.llm.item_vectors_at_input:
                 items = items + self._projected_items(history, vectors)[:, :, None].astype(items.dtype)
             per_item = items.shape[2]
@@ -257,8 +258,19 @@ class TokenRec(nnx.Module):
         """Returns the embeddings of text and code tokens."""
         first = self.shape.first_user_token
         text = self.llm.embed(jnp.minimum(tokens, first - 1))
-        code = self.code_tokens[...][jnp.maximum(tokens - first, 0)].astype(text.dtype)
+        code = self._embed_codes(jnp.maximum(tokens, first)).astype(text.dtype)
         return jnp.where((tokens >= first)[..., None], code, text)
+
+    def _embed_codes(self, tokens: Int[Array, "*batch"]) -> Float[Array, "*batch model"]:
+        """Returns the embeddings of tokens that are all code tokens."""
+        return self.code_tokens[...].astype(self.llm.dtype)[tokens - self.shape.first_user_token]
+
+    def _sum_of_codes(self, tokens: Int[Array, "batch history book"]) -> Float[Array, "batch history model"]:
+        """Returns the sum of the embeddings of each item's code tokens."""
+        users = self.shape.first_item_token - self.shape.first_user_token
+        table = self.code_tokens[...][users:].astype(self.llm.dtype)
+        codes = tokens - self.shape.first_item_token
+        return jax.lax.platform_dependent(table, codes, tpu=_sum_by_product, default=_sum_by_lookup)
 
     def _user_tokens(self, user, folded) -> Int[Array, "batch book"]:
         """Returns the tokens of each user, or one column that no template shows."""
@@ -284,7 +296,7 @@ class TokenRec(nnx.Module):
 
     def _pooled_items(self, history, vectors) -> Float[Array, "batch history model"]:
         """Returns one embedding an item: the sum of those of its codes and, by config, its projected vector."""
-        items = self._embed(self._item_tokens(history)).sum(axis=2)
+        items = self._sum_of_codes(self._item_tokens(history))
         if self.config.llm.item_vectors_at_input:
             items = items + self._projected_items(history, vectors).astype(items.dtype)
         return items
@@ -302,3 +314,14 @@ class TokenRec(nnx.Module):
             return self.tables.user_vectors[...]
         nobody = jnp.zeros((self.shape.user_rows, item_vectors.shape[1]))
         return propagate(nobody, item_vectors, graph)[0]
+
+
+def _sum_by_lookup(table: Float[Array, "rows model"], index: Int[Array, "*batch book"]) -> Float[Array, "*batch model"]:
+    return functools.reduce(jnp.add, (table[index[..., book]] for book in range(index.shape[-1])))
+
+
+def _sum_by_product(
+    table: Float[Array, "rows model"], index: Int[Array, "*batch book"]
+) -> Float[Array, "*batch model"]:
+    """Does the same with rows of ones and zeros: the gradient is then a product too, not a serial scatter."""
+    return jnp.sum(jax.nn.one_hot(index, len(table), dtype=table.dtype), axis=-2) @ table

@@ -15,6 +15,10 @@ from tokenrec_jax.sharding import ROW_AXES
 
 #: Items a chunk: wide enough for matrix units, narrow enough for caches.
 CHUNK = 1024
+#: Rows a block at most: its logits, 64 MiB, stay in the vector memory of a TPU, those of a larger batch would not.
+BLOCK = 16384
+#: Logits whose exponentials neither overflow, all added up, nor vanish in float32.
+SMALL = 40.0
 
 
 def cross_entropy(
@@ -61,41 +65,89 @@ def log_normaliser(
       queries: one a row.
       items: item vectors; rows from `num_items` on are padding.
       num_items: how many of them are items; below 1, none is, and the result is -inf.
-
-    Source: the running maximum and sum of online softmax (Milakov and Gimelshein, 2018).
     """
     return _forward(queries, items, num_items)[0]
 
 
 def _forward(queries, items, num_items):
-    def step(carry, chunk):
-        largest, total = carry
-        logits = _logits(queries, chunk, num_items)
-        new = jnp.maximum(largest, logits.max(axis=1))
-        total = total * jnp.exp(largest - new) + jnp.exp(logits - new[:, None]).sum(axis=1)
-        return (new, total), None
-
-    rows = queries.shape[0]
-    start = (jnp.full((rows,), jnp.finfo(jnp.float32).min), jnp.zeros((rows,), jnp.float32))
-    (largest, total), _ = jax.lax.scan(step, start, _chunks(items))
-    result = largest + jnp.log(total)
+    # No logit is larger than the product of the lengths.
+    bound = jnp.max(jnp.sum(jnp.square(queries), axis=1)) * jnp.max(jnp.sum(jnp.square(items), axis=1))
+    small = bound < SMALL**2
+    result = jax.lax.cond(small, _of_small_logits, _of_any_logits, _blocks(queries), items, num_items)
+    result = result.reshape(-1)[: queries.shape[0]]
     return result, (queries, items, num_items, result)
+
+
+def _of_small_logits(blocks, items, num_items):
+    """Returns the normaliser without looking for the largest logit, which takes as long as all else."""
+
+    def block(queries):
+        def step(total, chunk):
+            return total + jnp.exp(_logits(queries, chunk, num_items)).sum(axis=1), None
+
+        return jnp.log(jax.lax.scan(step, jnp.zeros(queries.shape[0]), _chunks(items))[0])
+
+    return jax.lax.map(block, blocks)
+
+
+def _of_any_logits(blocks, items, num_items):
+    """Returns the normaliser.
+
+    Source: the running maximum and sum of online softmax (Milakov and Gimelshein, 2018).
+    """
+
+    def block(queries):
+        def step(carry, chunk):
+            largest, total = carry
+            logits = _logits(queries, chunk, num_items)
+            new = jnp.maximum(largest, logits.max(axis=1))
+            total = total * jnp.exp(largest - new) + jnp.exp(logits - new[:, None]).sum(axis=1)
+            return (new, total), None
+
+        rows = queries.shape[0]
+        start = (jnp.full((rows,), jnp.finfo(jnp.float32).min), jnp.zeros((rows,)))
+        (largest, total), _ = jax.lax.scan(step, start, _chunks(items))
+        return largest + jnp.log(total)
+
+    return jax.lax.map(block, blocks)
 
 
 def _backward(residuals, gradient):
     queries, items, num_items, result = residuals
     # Without an item there is nothing to weigh, and -inf - -inf is not a number.
     result = jnp.where(jnp.isfinite(result), result, 0.0)
+    chunks = _chunks(items)
 
-    def step(query_gradient, chunk):
-        weights = jnp.exp(_logits(queries, chunk, num_items) - result[:, None]) * gradient[:, None]
-        return query_gradient + weights @ chunk[0], weights.T @ queries
+    def block(item_gradient, rows):
+        queries, result, gradient = rows
+        weighted = queries * gradient[:, None]
 
-    query_gradient, item_gradient = jax.lax.scan(step, jnp.zeros_like(queries), _chunks(items))
-    return query_gradient, item_gradient.reshape(-1, items.shape[1])[: items.shape[0]], None
+        def step(query_gradient, chunk_and_gradient):
+            chunk, item_gradient = chunk_and_gradient
+            shares = jnp.exp(_logits(queries, chunk, num_items) - result[:, None])
+            return query_gradient + shares @ chunk[0], item_gradient + shares.T @ weighted
+
+        query_gradient, item_gradient = jax.lax.scan(step, jnp.zeros_like(queries), (chunks, item_gradient))
+        return item_gradient, query_gradient * gradient[:, None]
+
+    blocks = (_blocks(queries), _blocks(result), _blocks(gradient))
+    item_gradient, query_gradient = jax.lax.scan(block, jnp.zeros_like(chunks[0]), blocks)
+    return (
+        query_gradient.reshape(-1, queries.shape[1])[: queries.shape[0]],
+        item_gradient.reshape(-1, items.shape[1])[: items.shape[0]],
+        None,
+    )
 
 
 log_normaliser.defvjp(_forward, _backward)
+
+
+def _blocks(rows: Float[Array, "rows *rest"]) -> Float[Array, "block size *rest"]:
+    """Returns the rows in blocks of one size, filled up with zeros, which have no gradient."""
+    count = -(-rows.shape[0] // BLOCK)
+    size = -(-rows.shape[0] // count)
+    padded = jnp.pad(rows, ((0, count * size - rows.shape[0]), *[(0, 0)] * (rows.ndim - 1)))
+    return padded.reshape(count, size, *rows.shape[1:])
 
 
 def _chunks(items: Float[Array, "items emb"]) -> tuple[Float[Array, "chunk size emb"], Array]:

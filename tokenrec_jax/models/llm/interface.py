@@ -34,10 +34,12 @@ class LanguageModel(Protocol):
 
     Attributes:
       config: shape of the model; follows `extend_vocabulary`.
+      dtype: type of activations.
       token_embedding: [vocabulary, model].
     """
 
     config: Any
+    dtype: Any
     token_embedding: nnx.Param
 
     @property
