@@ -1,15 +1,15 @@
-"""Top-k search as pure functions of arrays: score, say which items are allowed, select.
+"""Top-k search as a pure function of arrays that may be cut over devices. Read `top_k`.
 
-Read `top_k` first. `allowed_items` is the one place that decides what may be recommended; evaluation uses it
-too, so that a rank and a recommendation never disagree about it. How vectors are stored is `index.py`'s
-business.
+The arithmetic on one device is in `tiles.py`, the rules of what may be recommended in `selection.py`, how vectors are
+stored in `index.py`.
 """
 
 import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from tokenrec_jax.partitioned import (
     BATCH,
@@ -21,18 +21,30 @@ from tokenrec_jax.partitioned import (
     own_batch,
     partitions,
 )
-from tokenrec_jax.sharding import ROW_AXES
+from tokenrec_jax.retrieval.selection import ACCELERATOR, allowed_items, for_platform, merge, select, select_tile
+from tokenrec_jax.retrieval.tiles import best_in_tiles, similarities
+from tokenrec_jax.sharding import DATA, ROW_AXES
 from tokenrec_jax.types import PADDING, TopK
 
+__all__ = ["allowed_items", "rerank", "select", "similarities", "top_k"]
 
-@functools.partial(jax.jit, static_argnames=("k",))
+#: Queries that are re-ranked at a time: the candidates' rows of each are copied together.
+_RERANKED_TOGETHER = 128
+
+
+@functools.partial(jax.jit, static_argnames=("k", "num_candidates", "recall_target"))
 def top_k(
     queries: Float[Array, "batch emb"],
-    items: Float[Array, "items emb"],
+    items: Num[Array, "items emb"],
     *,
     k: int,
     num_items: int | Int[Array, ""],
     exclude: Int[Array, "batch seen"] | None = None,
+    allow: Bool[Array, " items"] | Bool[Array, "batch items"] | None = None,
+    scale: Float[Array, " items"] | None = None,
+    exact: Float[Array, "items emb"] | None = None,
+    num_candidates: int = 0,
+    recall_target: float | None = None,
 ) -> TopK:
     """Returns the k allowed items with the largest dot product with each query, best first.
 
@@ -41,94 +53,80 @@ def top_k(
 
     Args:
       queries: one vector a row.
-      items: one vector a row; the row is the item id.
+      items: one vector a row; the row is the item id. In a narrower type than the queries they stand for the values
+        that they hold.
       k: how many items; more than are allowed is fine, the tail is then padding.
       num_items: rows of `items` that are items; those from here on are padding and are never returned.
       exclude: item ids that a query must not get; negative entries are padding. None excludes nothing.
+      allow: False for items that may not be returned, for all queries or for each. None allows all.
+      scale: what the products with each item are multiplied with. None: nothing.
+      exact: vectors by which the best `num_candidates` are ranked again; their scores are then returned. None: none.
+      num_candidates: see `exact`; at least k count.
+      recall_target: share of the k best that is enough, for `lax.approx_max_k`. None: all of them.
 
     Returns:
       Ids and float32 scores. Ties go to the lower id. See `select` for the rest of the order.
     """
+    found = k if exact is None else max(k, num_candidates)
+    if allow is not None and allow.ndim == 1:
+        allow = allow[None, :]
+
+    def on_one_device(queries, items, scale, exact, num_items, exclude, allow) -> TopK:
+        search = functools.partial(best_in_tiles, k=found, recall_target=recall_target)
+        best = for_platform(search, queries, items, scale, num_items, exclude, allow)
+        return best if exact is None else rerank(queries, exact, best.ids, k=k)
+
+    num_items = jnp.asarray(num_items, jnp.int32)
     mesh = partitions()
     if mesh is None:
-        allowed = allowed_items(exclude, num_rows=items.shape[0], num_items=num_items)
-        return select(similarities(queries, items), allowed, k=k)
+        return on_one_device(queries, items, scale, exact, num_items, exclude, allow)
 
-    def local(queries: Array, part: Array, num_items: Array, exclude: Array | None) -> tuple[Array, Array]:
+    def local(queries, part, scale, exact, num_items, exclude, allow) -> tuple[Array, Array]:
         queries, first = gather_batch(queries), first_row(part)
         if exclude is not None:
             # Those of other devices become negative or too large, which excludes nothing.
             exclude = jnp.where(exclude < 0, PADDING, exclude)
             exclude = gather_batch(exclude)
             exclude = jnp.where((exclude < first) | (exclude >= first + part.shape[0]), PADDING, exclude - first)
-        own = top_k(queries, part, k=min(k, part.shape[0]), num_items=num_items - first, exclude=exclude)
+        own = on_one_device(queries, part, scale, exact, num_items - first, exclude, allow)
         ids = jnp.where(own.ids == PADDING, PADDING, own.ids + first)
         # In the order of the devices, so that of equal scores the lower id still comes first.
         ids, scores = (jax.lax.all_gather(x, ROW_AXES, axis=1, tiled=True) for x in (ids, own.scores))
-        best, at = jax.lax.top_k(scores, min(k, scores.shape[1]))
-        return own_batch(jnp.take_along_axis(ids, at, axis=1)), own_batch(best)
+        best = merge(ids, scores, k=k, tiling=ACCELERATOR)
+        return own_batch(best.ids), own_batch(best.scores)
 
-    excluded = None if exclude is None else BATCH
-    searched = over_devices(local, mesh, in_specs=(BATCH, ROWS, EVERYWHERE, excluded), out_specs=BATCH)
-    ids, scores = searched(queries, items, jnp.asarray(num_items, jnp.int32), exclude)
-    return _filled(ids, scores, k=k)
-
-
-def similarities(queries: Float[Array, "batch emb"], items: Float[Array, "items emb"]) -> Float[Array, "batch items"]:
-    """Returns all dot products in float32.
-
-    Full precision of the inputs is asked for: accelerators else round float32 inputs to bfloat16 or TF32,
-    which changes the order of close items. It costs nothing where the inputs are bfloat16 already.
-    """
-    return jnp.einsum(
-        "qd,nd->qn",
-        queries,
-        items,
-        precision=jax.lax.Precision.HIGHEST,
-        preferred_element_type=jnp.float32,
-    )
+    # Rows of `allow` are needed by all devices that hold one copy of the items, each its own columns of them.
+    masked = PartitionSpec(DATA if allow is not None and allow.shape[0] > 1 else None, ROW_AXES)
+    cut = (BATCH, ROWS, ROWS, ROWS, EVERYWHERE, BATCH, masked)
+    arguments = (queries, items, scale, exact, num_items, exclude, allow)
+    specs = tuple(None if argument is None else spec for argument, spec in zip(arguments, cut, strict=True))
+    ids, scores = over_devices(local, mesh, in_specs=specs, out_specs=BATCH)(*arguments)
+    return TopK(ids=ids, scores=scores)
 
 
-def allowed_items(
-    exclude: Int[Array, "batch seen"] | None, *, num_rows: int, num_items: int | Int[Array, ""]
-) -> Bool[Array, "batch_or_one items"]:
-    """Returns which rows of the item table may be recommended: no padding rows, no excluded items.
+def rerank(
+    queries: Float[Array, "batch emb"], items: Float[Array, "items emb"], ids: Int[Array, "batch candidates"], *, k: int
+) -> TopK:
+    """Returns the k best of each query's candidates by their dot products in float32.
 
     Args:
-      exclude: item ids a query must not get; negative entries are padding. None gives one row that fits all
-        queries.
-      num_rows: rows of the item table.
-      num_items: how many of them are items.
+      queries: one vector a row.
+      items: one vector a row.
+      ids: candidates, `PADDING` where there is none.
+      k: how many.
     """
-    is_item = jnp.arange(num_rows, dtype=jnp.int32)[None, :] < num_items
-    if exclude is None:
-        return is_item
-    batch = exclude.shape[0]
-    row = jnp.arange(batch, dtype=jnp.int32)[:, None]
-    # A negative index would count from the end: padding is sent past the end instead, where "drop" ignores
-    # it.
-    column = jnp.where(exclude < 0, num_rows, exclude)
-    return jnp.broadcast_to(is_item, (batch, num_rows)).at[row, column].set(False, mode="drop")
+    # In the order of ids, so that of equal scores the lower id comes first.
+    ids = jnp.sort(ids, axis=1)
 
+    def score(pair: tuple[Array, Array]) -> Array:
+        query, candidates = pair
+        return similarities(query[None, :], items[candidates])[0]
 
-def select(scores: Float[Array, "batch items"], allowed: Bool[Array, "batch_or_one items"], *, k: int) -> TopK:
-    """Returns the k best allowed items of each row of scores.
+    scores = jax.lax.map(score, (queries, jnp.maximum(ids, 0)), batch_size=_RERANKED_TOGETHER)
 
-    Ties go to the lower id. Items with score NaN or -inf are never returned; where fewer than k are left, the
-    id is `PADDING` and the score -inf.
-    """
-    # `lax.top_k` puts NaN above +inf, and 0.0 above -0.0 although they are equal; both would break the order
-    # promised. A written zero, as the compiler simplifies `scores + 0.0` to `scores`.
-    ordered = jnp.where(scores == 0.0, 0.0, scores)
-    # `scores > -inf` is False for NaN as well.
-    ordered = jnp.where(allowed & (scores > -jnp.inf), ordered, -jnp.inf)
-    best, ids = jax.lax.top_k(ordered, min(k, scores.shape[1]))
-    return _filled(jnp.where(best > -jnp.inf, ids, PADDING).astype(jnp.int32), best, k=k)
+    def best(scores, ids, *, tiling) -> TopK:
+        found = select_tile(scores, ids != PADDING, k=k, tiling=tiling)
+        columns = jnp.take_along_axis(ids, jnp.maximum(found.ids, 0), axis=1)
+        return TopK(ids=jnp.where(found.ids == PADDING, PADDING, columns), scores=found.scores)
 
-
-def _filled(ids: Int[Array, "batch found"], scores: Float[Array, "batch found"], *, k: int) -> TopK:
-    """Returns k columns, the last ones padding where fewer were found."""
-    missing = ((0, 0), (0, k - ids.shape[1]))
-    return TopK(
-        ids=jnp.pad(ids, missing, constant_values=PADDING), scores=jnp.pad(scores, missing, constant_values=-jnp.inf)
-    )
+    return for_platform(best, scores, ids)
