@@ -9,7 +9,7 @@ import numpy as np
 import safetensors.numpy
 from flax import nnx
 
-from tokenrec_jax.data.files import new_folder
+from tokenrec_jax.data.files import empty_target, new_folder
 from tokenrec_jax.data.vocabulary import Vocabulary
 from tokenrec_jax.models import llm
 from tokenrec_jax.models.tokenrec import TokenRec
@@ -35,9 +35,7 @@ def export(recommender: Recommender, folder: str) -> None:
     Raises:
       ConfigError: the folder holds something, or cannot be written.
     """
-    path = pathlib.Path(folder)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ConfigError(f"--output={folder}: is there already and not an empty folder; give a new one")
+    path = empty_target(folder)
     built, model, data = recommender.built, recommender.model, recommender.interactions
     names = built.vocabulary.code_token_names()
     tables = jax.device_get({side: getattr(model.tables, f"{side}_codes")[...] for side in ("user", "item")})

@@ -13,7 +13,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 
-from tokenrec_jax.types import DataError
+from tokenrec_jax.types import ConfigError, DataError
 
 _BLOCK = 1 << 24
 
@@ -48,6 +48,14 @@ def new_folder(target: pathlib.Path, *, replace: bool = False) -> Iterator[pathl
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(outdated, ignore_errors=True)
+
+
+def empty_target(folder: str) -> pathlib.Path:
+    """Returns the path of a folder to make; raises ConfigError, naming `--output`, if something is there already."""
+    path = pathlib.Path(folder)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ConfigError(f"--output={folder}: is there already and not an empty folder; give a new one")
+    return path
 
 
 def require_file(path: pathlib.Path, *, advice: str) -> pathlib.Path:

@@ -10,15 +10,17 @@ result.json      written last; a run that has it is finished
 import dataclasses
 import json
 import pathlib
+import shutil
 from typing import Any
 
 import transformers
 
 from tokenrec_jax.config import Config, from_json, to_json
-from tokenrec_jax.data.files import new_folder
+from tokenrec_jax.data.files import empty_target, new_folder
 from tokenrec_jax.data.interactions import Interactions
 from tokenrec_jax.models.llm import LanguageModelConfig
 from tokenrec_jax.processes import is_main, main_first, wait_for_all
+from tokenrec_jax.training.checkpoint import FINAL
 from tokenrec_jax.types import ConfigError
 
 
@@ -131,6 +133,24 @@ class Workdir:
     def result(self) -> dict[str, Any]:
         """Returns what `save_result` wrote."""
         return json.loads((self.path / "result.json").read_text(encoding="utf-8"))
+
+    def copy_model(self, folder: str) -> None:
+        """Copies what a finished run needs to recommend into a new folder, which is then a run like this one.
+
+        Train states and the best models of the stages are left out; the folder appears whole or not at all.
+
+        Raises:
+          ConfigError: the folder holds something, or cannot be written.
+        """
+        path = empty_target(folder)
+        try:
+            with new_folder(path, replace=True) as draft:
+                for name in ("dataset", "language_model", f"checkpoints/{FINAL}"):
+                    shutil.copytree(self.path / name, draft / name)
+                for name in ("config.json", "result.json"):
+                    shutil.copyfile(self.path / name, draft / name)
+        except OSError as error:
+            raise ConfigError(f"--output={folder}: {error.strerror}; give a folder that can be written") from None
 
     def save_result(self, result: dict[str, Any]) -> None:
         """Marks the run as finished; with several processes the result of process 0 counts."""
