@@ -2,7 +2,12 @@
 
   python -m experiments.benchmark --suite=objectives --config=experiments/configs/lastfm.py:compact [--output=FILE.json]
 
-Suites: `objectives` (targets a second of the dense and the prompt objective), `dispatch` (host work of a train step).
+Suites:
+  objectives  targets a second of the dense and the prompt objective
+  dispatch    host work of a train step
+  inference   users a second against PyTorch and beam search; a config such as lastfm.py:paper-scratch:t5-small
+  retrieval   exact search against faiss; reads nothing of the config
+  serving     the server with 200 clients; serves the finished run in --workdir and reads nothing of the config
 """
 
 import json
@@ -11,12 +16,18 @@ import pathlib
 from absl import flags
 
 from experiments import cli
-from experiments.suites import dispatch, objectives
+from experiments.suites import dispatch, inference, objectives, retrieval, serving
 from experiments.suites.machine import machine
 from tokenrec_jax.types import ConfigError
 
 _CONFIG = cli.define_config()
-_SUITES = {"objectives": objectives.measure, "dispatch": dispatch.measure}
+_SUITES = {
+    "objectives": objectives.measure,
+    "dispatch": dispatch.measure,
+    "inference": inference.measure,
+    "retrieval": retrieval.measure,
+    "serving": serving.measure,
+}
 _SUITE = flags.DEFINE_enum("suite", "objectives", list(_SUITES), "What to measure.")
 _OUTPUT = flags.DEFINE_string("output", "", "JSON file for the figures; empty: standard output only.")
 

@@ -97,6 +97,18 @@ def test_evaluate_repeats_the_result_and_knows_the_unseen_prompt(trained):
     assert unseen["mrr@30"] != result["test"]["mrr@30"]
 
 
+def test_a_bundle_is_a_run_that_only_recommends(trained, tmp_path):
+    workdir, _, _ = trained
+    bundle = tmp_path / "bundle"
+    done = command("export", f"--workdir={workdir}", f"--output={bundle}", "--format=bundle")
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (bundle / "checkpoints").iterdir()} == {"final"}
+    of_run, of_bundle = (command("recommend", f"--workdir={folder}", "--user=c5") for folder in (workdir, bundle))
+    assert of_bundle.stdout == of_run.stdout != ""
+    again = command("export", f"--workdir={workdir}", f"--output={bundle}", "--format=bundle")
+    assert again.returncode == 1 and "is there already" in again.stderr
+
+
 def test_recommend_prints_rank_id_title_score(trained):
     workdir, _, _ = trained
     done = command("recommend", f"--workdir={workdir}", "--user=c5", "--k=7")

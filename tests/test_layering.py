@@ -15,8 +15,10 @@ LAYERS = (
     ("partitioned",),
     ("data", "models", "retrieval"),
     ("training", "evaluation", "baselines"),
+    ("retriever", "growth", "answers"),
+    ("requests",),
     ("recommender",),
-    ("export", "ahead_of_time"),
+    ("export", "bulk", "portable", "serving", "ahead_of_time"),
 )
 # Said aloud: evaluation and training build on the layer below, and baselines score for the evaluator.
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

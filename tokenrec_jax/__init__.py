@@ -9,7 +9,8 @@ The map, from the bottom up; a layer imports only what is below it:
   retrieval                 item index and exact top-k; knows vectors and ids only
   training                  losses, the one train step, stages, loop, checkpoints
   evaluation, baselines     ranking under an honest protocol; what to beat
-  recommender               a finished run as an object
+  retriever, growth         the programs of queries and index; new interactions, users and items without training
+  requests, recommender     padded requests; a finished run as an object that grows
 
 Start with `training/step.py` to see what is learned, with `recommender.py` to use it.
 """

@@ -1,79 +1,45 @@
-"""`Recommender`: a finished run as an object that applications hold. Read `Recommender.load` and `recommend`."""
+"""`Recommender`: a finished run as an object that applications hold and that grows with them.
+
+Read `Recommender.load`, `recommend` and `add_interactions`. How additions become vectors is in `growth/`; how requests
+are padded is in `requests.py`; the programs that turn histories into queries are in `retriever.py`.
+"""
 
 import dataclasses
-import functools
-import math
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Int
+from jaxtyping import Array, Bool, Int
 
+from tokenrec_jax.answers import Added, Explanation, Neighbour, Recommendation
 from tokenrec_jax.config import Config, MeshConfig
 from tokenrec_jax.data.interactions import Interactions
-from tokenrec_jax.evaluation.evaluator import ScoreFunction, score_with_index
+from tokenrec_jax.evaluation.evaluator import ScoreFunction
+from tokenrec_jax.growth.catalogue import Catalogue
+from tokenrec_jax.growth.rows import read_id, read_rows
+from tokenrec_jax.growth.tables import Grower, Tables
 from tokenrec_jax.models.tokenrec import TokenRec
-from tokenrec_jax.numerics import round_up
-from tokenrec_jax.retrieval.index import ItemIndex
-from tokenrec_jax.sharding import BATCH_AXES, batch_sharding, fetch, make_mesh, put, put_batch, replicated
+from tokenrec_jax.requests import Searcher, State, UserCodes, seen_width, seen_widths
+from tokenrec_jax.retriever import Retriever
+from tokenrec_jax.sharding import fetch, make_mesh, put, replicated
 from tokenrec_jax.training.build import BuiltModel, build_model
 from tokenrec_jax.training.checkpoint import FINAL, CheckpointStore
-from tokenrec_jax.training.query import make_item_vectors, make_query_function
+from tokenrec_jax.training.stages import refresh_codes
 from tokenrec_jax.training.state import Params, abstract_model
 from tokenrec_jax.training.workdir import Workdir
-from tokenrec_jax.types import PADDING, DataError, EvaluationBatch
+from tokenrec_jax.types import PADDING, DataError
 
-#: Requests are padded to a multiple of this many rows, so that few shapes are compiled.
-BATCH_MULTIPLE = 32
-
-
-@dataclasses.dataclass(frozen=True)
-class Recommendation:
-    """One recommended item.
-
-    Attributes:
-      item: original id.
-      title: readable name, "" where the data has none.
-      score: cosine between query and item.
-    """
-
-    item: str
-    title: str
-    score: float
-
-
-class Retriever:
-    """Query and index functions of a model, compiled once and used with any of its states."""
-
-    def __init__(self, built: BuiltModel, *, mesh: Mesh):
-        """Prepares the jitted functions."""
-        self.built = built
-        self.mesh = mesh
-        self._query = make_query_function(built.definition, mesh=mesh)
-        self._item_vectors = make_item_vectors(built.definition)
-        self._templates = put({"seen": np.int32(0), "unseen": np.int32(built.unseen_template)}, replicated(mesh))
-
-    def index(self, params: Params, buffers: Params) -> ItemIndex:
-        """Returns the index over all items in the space of the queries."""
-        vectors = self._item_vectors(params, buffers)
-        return ItemIndex.build(vectors, metric="cosine", num_items=self.built.shape.num_items)
-
-    def query(self, params: Params, buffers: Params, batch: EvaluationBatch, *, prompt: str = "seen") -> jax.Array:
-        """Returns one query a row of a batch on the device; `prompt` is "seen" or "unseen"."""
-        return self._query(params, buffers, batch.user, batch.history, self._templates[prompt])
-
-    def score_function(self, params: Params, buffers: Params, *, prompt: str = "seen") -> ScoreFunction:
-        """Returns what the evaluator ranks with."""
-        return score_with_index(
-            functools.partial(self.query, params, buffers, prompt=prompt),
-            self.index(params, buffers),
-            sharding=batch_sharding(self.mesh),
-        )
+__all__ = ["Added", "Explanation", "Neighbour", "Recommendation", "Recommender", "Retriever"]
 
 
 class Recommender:
-    """Recommends items to the users of a finished run, or to anybody with a history of its items."""
+    """Recommends items to the users of a finished run, to new ones, and to anybody with a history of its items.
+
+    All methods may be called from many threads. A request sees one state from its beginning to its end and never waits
+    for an addition; additions wait for each other.
+    """
 
     def __init__(
         self,
@@ -84,20 +50,32 @@ class Recommender:
         retriever: Retriever,
         params: Params,
         buffers: Params,
+        headroom: float = 0.25,
     ):
-        """Holds a trained model; `load` is the usual way to get one."""
-        self.interactions = interactions
-        self._config = config
-        self._mesh = mesh
-        self._retriever = retriever
-        self._params, self._buffers = params, buffers
-        self._index = retriever.index(params, buffers)
-        self._users = {user: row for row, user in enumerate(interactions.user_ids)}
-        self._items = {item: row for row, item in enumerate(interactions.item_ids)}
+        """Holds a trained model; `load` is the usual way to get one.
+
+        Args:
+          interactions: of the run, held-out ones included.
+          config: of the run.
+          mesh: devices.
+          retriever: compiled functions of the model.
+          params: of the trained model.
+          buffers: its other arrays.
+          headroom: share of users, items and interactions that can be added before programs are compiled again.
+        """
+        self._config, self._mesh, self._retriever = config, mesh, retriever
+        self._searcher = Searcher(retriever, config=config)
+        self._grower = Grower(retriever.built.definition, config=config, mesh=mesh, headroom=headroom)
+        self._changes = threading.Lock()
+        self._state = self._make_state(Catalogue.of_run(interactions), params, buffers, None)
 
     @classmethod
-    def load(cls, path: str) -> "Recommender":
+    def load(cls, path: str, *, headroom: float = 0.25) -> "Recommender":
         """Loads a finished run from its working directory onto all devices.
+
+        Args:
+          path: the directory.
+          headroom: see the constructor.
 
         Raises:
           ConfigError: there is no finished run.
@@ -117,74 +95,290 @@ class Recommender:
             retriever=Retriever(built, mesh=mesh),
             params=model["params"],
             buffers=model["buffers"],
+            headroom=headroom,
         )
 
     @property
     def built(self) -> BuiltModel:
-        """Definition, tokenizer and vocabulary of the model."""
+        """Definition, tokenizer and vocabulary of the model; its sizes are those of the run."""
         return self._retriever.built
-
-    @property
-    def model(self) -> TokenRec:
-        """The trained module."""
-        return self.built.definition.merge(self._params, self._buffers)
 
     @property
     def retriever(self) -> Retriever:
         """The compiled functions of the model."""
         return self._retriever
 
-    def score_function(self, *, prompt: str = "seen") -> ScoreFunction:
-        """Returns what the evaluator ranks with."""
-        return self._retriever.score_function(self._params, self._buffers, prompt=prompt)
+    @property
+    def model(self) -> TokenRec:
+        """The trained module, additions in its tables."""
+        state = self._state
+        model = self.built.definition.merge(state.params, state.buffers)
+        if state.tables is not None:
+            # Where the query does not read the users' codes, additions have left them alone.
+            refresh_codes(model, state.tables.graph)
+        return model
 
-    def recommend(self, users: Sequence[str], *, k: int = 10, exclude_seen: bool = True) -> list[list[Recommendation]]:
-        """Returns the k best items of each user after the user's whole history, best first.
+    @property
+    def interactions(self) -> Interactions:
+        """Everything that is known, additions included; new users may have fewer than three interactions."""
+        return self._state.catalogue.interactions
+
+    @property
+    def user_ids(self) -> tuple[str, ...]:
+        """Original ids of all users."""
+        return self.interactions.user_ids
+
+    @property
+    def item_ids(self) -> tuple[str, ...]:
+        """Original ids of all items, removed ones included."""
+        return self.interactions.item_ids
+
+    def title(self, item: str) -> str:
+        """Returns the readable name of an item, "" where unknown; raises DataError for an unknown item."""
+        catalogue = self._state.catalogue
+        return catalogue.titles[catalogue.item_rows([read_id(item, "item")])[0]]
+
+    def history(self, user: str) -> list[str]:
+        """Returns the items of a user, oldest first; raises DataError for an unknown user."""
+        catalogue = self._state.catalogue
+        return [catalogue.item_map.ids[row] for row in catalogue.history(catalogue.user_row(read_id(user, "user")))]
+
+    def score_function(self, *, prompt: str = "seen") -> ScoreFunction:
+        """Returns what the evaluator ranks with; users and items are rows of `interactions`."""
+        state = self._state
+        return self._retriever.score_function(
+            state.params, state.buffers, prompt=prompt, num_items=state.catalogue.num_items
+        )
+
+    def recommend(
+        self,
+        users: Sequence[str] | None = None,
+        *,
+        histories: Sequence[Sequence[str]] | None = None,
+        k: int = 10,
+        exclude_seen: bool = True,
+        filter: Sequence[str] | None = None,
+    ) -> list[list[Recommendation]]:
+        """Returns the k best items after each user's whole history, or after each history of nobody in particular.
 
         Args:
           users: original ids.
-          k: items a user; fewer come back where the catalogue has no more.
-          exclude_seen: never recommend what the user has interacted with.
+          histories: original ids of items, oldest first; of an item that comes twice the first place counts.
+          k: items a user; fewer come back where no more are allowed.
+          exclude_seen: never recommend what is in the history.
+          filter: the only items that may be recommended; None: all that are not removed.
+
+        Raises:
+          DataError: an id is unknown, a history is empty, k is below 1, or not exactly one of users and histories is
+            given.
+        """
+        if (users is None) == (histories is None):
+            raise DataError("recommend: give users or histories, exactly one of them")
+        if k < 1:
+            raise DataError(f"recommend: k is {k}; allowed is 1 or more")
+        # Sessions need tables that additions have prepared where the model reads learned users.
+        state = self._growable() if users is None and self._reads_users else self._state
+        catalogue, codes = state.catalogue, None
+        if users is not None:
+            rows = [catalogue.user_row(read_id(user, "user")) for user in users]
+            read = [catalogue.history(row) for row in rows]
+            if self._reads_users:
+                codes = self._codes_of(state, rows)
+        else:
+            read = [catalogue.session(items, number) for number, items in enumerate(histories or ())]
+            if self._reads_users:
+                codes = self._codes_of_sessions(state, read)
+        allowed = self._allowed(state, filter)
+        if not read:
+            return []
+        found = self._searcher.search(state, read, user_codes=codes, k=k, exclude_seen=exclude_seen, allowed=allowed)
+        return [
+            [
+                Recommendation(item=catalogue.item_map.ids[item], title=catalogue.titles[item], score=score)
+                for item, score in zip(ids, scores, strict=True)
+                if item != PADDING
+            ]
+            for ids, scores in zip(found.ids.tolist(), found.scores.tolist(), strict=True)
+        ]
+
+    def add_interactions(self, table: Any) -> Added:
+        """Adds interactions, with new users and new items where ids are unknown, and follows up everything read.
+
+        Nothing is trained: vectors are those of the run's graph encoder over the grown graph, with frozen weights. What
+        results depends on the added rows and their order, not on how they were cut into calls, so that a log of calls
+        can be replayed; a row that is known already changes nothing. Interactions with a removed item count like all
+        others, and the item stays removed.
+
+        Args:
+          table: a sequence of (user, item), (user, item, timestamp) or (user, item, timestamp, title), or a mapping of
+            such columns; ids are text or whole numbers, timestamps seconds since 1970 or None, titles text or None. A
+            history stays in the order of time; a row without a time is newer than those of its user before it.
+
+        Raises:
+          DataError: the table is something else. Then nothing is added.
+        """
+        rows = read_rows(table)
+        with self._changes:
+            before, tables = self._prepared()
+            catalogue = before.catalogue.with_rows(rows)
+            if catalogue is before.catalogue:
+                return Added(interactions=0, duplicates=len(rows.users), users=(), items=())
+            try:
+                tables = self._grower.grow(tables, catalogue)
+                self._state = self._make_state(catalogue, tables.params, tables.buffers, tables)
+            except BaseException:
+                before.catalogue.forget_later()
+                raise
+        new = len(catalogue.items) - len(before.catalogue.items)
+        return Added(
+            interactions=new,
+            duplicates=len(rows.users) - new,
+            users=tuple(catalogue.user_map.ids[before.catalogue.num_users : catalogue.num_users]),
+            items=tuple(catalogue.item_map.ids[before.catalogue.num_items : catalogue.num_items]),
+        )
+
+    def remove_items(self, ids: Iterable[str]) -> None:
+        """Never recommends some items again. They stay in histories and in the graph: what happened, happened.
+
+        Interactions that are added later do not bring them back; `restore_items` does. So it does not matter whether a
+        removal or an interaction comes first.
+
+        Raises:
+          DataError: an id is unknown. Then none is removed.
+        """
+        self._mark(ids, removed=True)
+
+    def restore_items(self, ids: Iterable[str]) -> None:
+        """Undoes `remove_items`; items that were not removed stay as they are. Raises DataError for an unknown id."""
+        self._mark(ids, removed=False)
+
+    def explain(self, user: str, item: str) -> Explanation:
+        """Returns how an item relates to what a user has interacted with, and how it scores.
 
         Raises:
           DataError: an id is unknown.
         """
-        for user in users:
-            if user not in self._users:
-                raise DataError(
-                    f"user {user!r}: not among the {len(self._users)} users of {self.interactions.name}; "
-                    f"ids look like {self.interactions.user_ids[0]!r}"
-                )
-        rows = [self._users[user] for user in users]
-        histories = [self.interactions.history(row) for row in rows]
-        return self._recommend(np.array(rows, np.int32), histories, k=k, exclude_seen=exclude_seen)
-
-    def _recommend(
-        self, rows: Int[np.ndarray, " users"], histories: list[np.ndarray], *, k: int, exclude_seen: bool
-    ) -> list[list[Recommendation]]:
-        if not histories:
-            return []
-        parts = math.prod(self._mesh.shape[axis] for axis in BATCH_AXES)
-        size = round_up(len(rows), multiple=math.lcm(BATCH_MULTIPLE, parts))
-        length = self._config.data.max_history
-        history = np.full((size, length), PADDING, np.int32)
-        # A power of two, so that few widths are compiled.
-        width = 1 << (max(len(items) for items in histories) - 1).bit_length()
-        seen = np.full((size, width), PADDING, np.int32)
-        for row, items in enumerate(histories):
-            newest = items[-length:]
-            history[row, : len(newest)] = newest
-            seen[row, : len(items)] = items
-        user = np.pad(rows, (0, size - len(rows)))
-        target = np.full(size, PADDING, np.int32)
-        batch = put_batch(EvaluationBatch(user=user, history=history, seen=seen, target=target), self._mesh)
-        query = self._retriever.query(self._params, self._buffers, batch)
-        found = fetch(self._index.search(query, k=k, exclude=batch.seen if exclude_seen else None))
-        return [
-            [self._named(item, score) for item, score in zip(ids, scores, strict=True) if item != PADDING]
-            for ids, scores in zip(found.ids.tolist()[: len(rows)], found.scores.tolist(), strict=False)
+        state = self._state
+        catalogue = state.catalogue
+        row, (target,) = catalogue.user_row(read_id(user, "user")), catalogue.item_rows([read_id(item, "item")])
+        history = catalogue.history(row)
+        codes = self._codes_of(state, [row])(0, 1) if self._reads_users else None
+        size = self._searcher.sizes[0]
+        query = fetch(self._searcher.query(state, [history], user_codes=codes, size=size))[0]
+        rows = np.full(1 + seen_width([history]), target, np.int32)
+        rows[1 : 1 + len(history)] = history
+        vectors, item_codes = fetch(self._retriever.look_up(state.params, state.buffers, rows))
+        cosines = vectors[1 : 1 + len(history)] @ vectors[0]
+        nearest = [
+            Neighbour(
+                item=catalogue.item_map.ids[history[at]],
+                title=catalogue.titles[history[at]],
+                cosine=float(cosines[at]),
+                shared=tuple((item_codes[1 + at] == item_codes[0]).tolist()),
+            )
+            for at in np.argsort(-cosines, kind="stable")
+            if history[at] != target
         ]
+        return Explanation(
+            user=catalogue.user_map.ids[row],
+            item=catalogue.item_map.ids[target],
+            title=catalogue.titles[target],
+            score=float(vectors[0] @ query / np.linalg.norm(query)),
+            codes=tuple(item_codes[0].tolist()),
+            nearest=tuple(nearest),
+        )
 
-    def _named(self, item: int, score: float) -> Recommendation:
-        titles = self.interactions.item_titles
-        return Recommendation(item=self.interactions.item_ids[item], title=titles[item] if titles else "", score=score)
+    def warm_up(self, *, batch_sizes: Sequence[int] = (1,), k: int = 10) -> None:
+        """Compiles what requests and additions will run, so that the first ones are not slow.
+
+        Until the headroom is used up, no request of these numbers of users, for up to k items, compiles anything.
+        """
+        state = self._growable()
+        catalogue = state.catalogue
+        longest = max(int(np.diff(catalogue.indptr).max()), 1)
+        some = np.arange(max(*self._searcher.lengths, longest), dtype=np.int32) % catalogue.num_items
+        for count in batch_sizes:
+            for length in {*self._searcher.lengths, *seen_widths(longest)}:
+                read = [some[:length]] * count
+                codes = None
+                if self._reads_users:
+                    self._codes_of_sessions(state, read)(0, count)
+                    codes = self._codes_of(state, [0] * count)
+                self._searcher.search(state, read, user_codes=codes, k=k, exclude_seen=True, allowed=state.allowed)
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Numbers of users that requests are padded to; larger requests are cut."""
+        return self._searcher.sizes
+
+    @property
+    def _reads_users(self) -> bool:
+        """Whether the model reads codes of learned user vectors."""
+        return self._config.llm.user_tokens == "learned"
+
+    def _codes_of(self, state: State, rows: Sequence[int]) -> UserCodes:
+        """Returns what the searcher asks for the codes of known users."""
+        codes = state.user_codes
+        assert codes is not None
+        return lambda start, end: codes[rows[start:end]]
+
+    def _codes_of_sessions(self, state: State, histories: Sequence[Int[np.ndarray, " _"]]) -> UserCodes:
+        """Returns what the searcher asks for the codes of users that only a history is known of."""
+        tables = state.tables
+        assert tables is not None
+
+        def encode(start: int, end: int) -> Int[np.ndarray, "batch book"]:
+            (_, size), *_ = self._searcher.parts(end - start)
+            history = self._searcher.newest(histories[start:end], max(size, end - start))
+            return self._grower.encode_sessions(tables, history)[: end - start]
+
+        return encode
+
+    def _make_state(self, catalogue: Catalogue, params: Params, buffers: Params, tables: Tables | None) -> State:
+        """Returns what requests see of a catalogue and its tables."""
+        return State(
+            catalogue=catalogue,
+            params=params,
+            buffers=buffers,
+            index=self._retriever.index(params, buffers, num_items=catalogue.num_items),
+            allowed=self._place(~catalogue.removed, buffers),
+            user_codes=fetch(buffers["tables"]["user_codes"]) if self._reads_users else None,
+            tables=tables,
+        )
+
+    def _place(self, allowed: Bool[np.ndarray, " items"], buffers: Params) -> Bool[Array, " rows"]:
+        """Returns a mask over items as one over the rows of the item table, on the devices."""
+        rows = len(buffers["tables"]["item_vectors"])
+        return put(np.pad(allowed, (0, rows - len(allowed))), replicated(self._mesh))
+
+    def _allowed(self, state: State, items: Sequence[str] | None) -> Bool[Array, " rows"]:
+        """Returns which rows may be recommended: those of some original ids, or all, without the removed ones."""
+        if items is None:
+            return state.allowed
+        chosen = np.zeros(state.catalogue.num_items, bool)
+        chosen[state.catalogue.item_rows(read_id(item, "filter: item") for item in items)] = True
+        return self._place(chosen & ~state.catalogue.removed, state.buffers)
+
+    def _growable(self) -> State:
+        """Returns the present state, its tables ready for additions; only the first call ever waits."""
+        state = self._state
+        if state.tables is None:
+            with self._changes:
+                state, _ = self._prepared()
+        return state
+
+    def _prepared(self) -> tuple[State, Tables]:
+        """Returns the present state and its tables, made ready for additions if need be; for the holder of the lock."""
+        state, tables = self._state, self._state.tables
+        if tables is None:
+            tables = self._grower.start(state.catalogue, params=state.params, buffers=state.buffers)
+            self._state = state = self._make_state(state.catalogue, tables.params, tables.buffers, tables)
+        return state, tables
+
+    def _mark(self, ids: Iterable[str], *, removed: bool) -> None:
+        names = [read_id(item, "item") for item in ids]
+        with self._changes:
+            state = self._state
+            catalogue = state.catalogue.with_removed(state.catalogue.item_rows(names), removed=removed)
+            allowed = self._place(~catalogue.removed, state.buffers)
+            self._state = dataclasses.replace(state, catalogue=catalogue, allowed=allowed)

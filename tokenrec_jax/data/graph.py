@@ -8,7 +8,7 @@ from typing import Any
 import jraph
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from tokenrec_jax.data.interactions import Interactions
 from tokenrec_jax.numerics import round_up
@@ -24,26 +24,49 @@ def padded_rows(count: int) -> int:
 
 
 def build_graph(interactions: Interactions, *, shards: int = 1) -> jraph.GraphsTuple:
+    """Returns the graph of a data set's interactions with padded tables; see `arrange_graph`."""
+    return arrange_graph(
+        np.repeat(np.arange(interactions.num_users), np.diff(interactions.indptr)),
+        interactions.items.astype(np.int64),
+        user_rows=padded_rows(interactions.num_users),
+        item_rows=padded_rows(interactions.num_items),
+        shards=shards,
+    )
+
+
+def arrange_graph(
+    users: Int[np.ndarray, " interactions"],
+    items: Int[np.ndarray, " interactions"],
+    *,
+    user_rows: int,
+    item_rows: int,
+    shards: int = 1,
+    length: int = 0,
+    headroom: float = 0.0,
+) -> jraph.GraphsTuple:
     """Returns both directions of every interaction with the symmetric normalisation of LightGCN.
 
     Padded users and padded items are cut into `shards` ranges; a shard's nodes are its users, then its items, and
     senders and receivers are numbered within their shards. An edge lies with the shard of its receiver, in one of
-    `shards` groups by how many shards further its sender is. All groups are padded to the length of the longest, a
-    multiple of `ROW_MULTIPLE`, and stand one after another along a single axis of shards * shards * length edges, which
-    therefore can be cut over devices like the tables. With one shard this is the plain graph.
+    `shards` groups by how many shards further its sender is. All groups are padded to one length, a multiple of
+    `ROW_MULTIPLE`, and stand one after another along a single axis of shards * shards * length edges, which therefore
+    can be cut over devices like the tables. With one shard this is the plain graph.
 
-    Within a group edges are sorted by receiver; `edges` holds 1 / sqrt(degree(sender) * degree(receiver)). Padded edges
-    join the last node of a shard to that of another with weight 0.
+    Within a group edges are sorted by receiver, and for a receiver as the interactions are; `edges` holds
+    1 / sqrt(degree(sender) * degree(receiver)). Padded edges join the last node of a shard to that of another with
+    weight 0.
 
     Source: LightGCN (He et al., 2020), eq. 3.
 
     Args:
-      interactions: of the training split.
+      users: user of each interaction; no interaction twice.
+      items: its item.
+      user_rows: rows of the padded user table; at least one is padding.
+      item_rows: the same for items.
       shards: parts of the tables; divides their rows.
+      length: of a group, where it is enough.
+      headroom: share of a group to leave free where `length` is not enough.
     """
-    user_rows, item_rows = padded_rows(interactions.num_users), padded_rows(interactions.num_items)
-    users = np.repeat(np.arange(interactions.num_users), np.diff(interactions.indptr))
-    items = interactions.items.astype(np.int64)
     degrees = np.bincount(users), np.bincount(items)
     weights = (1.0 / np.sqrt(degrees[0][users] * degrees[1][items])).astype(np.float32)
 
@@ -56,9 +79,10 @@ def build_graph(interactions: Interactions, *, shards: int = 1) -> jraph.GraphsT
     receiver_shard, sender_shard = np.concatenate([item_shard, user_shard]), np.concatenate([user_shard, item_shard])
     receivers, senders = np.concatenate([item_node, user_node]), np.concatenate([user_node, item_node])
     group = receiver_shard * shards + (sender_shard - receiver_shard) % shards
-    order = np.lexsort((receivers, group))
+    order = np.argsort(group * nodes_each + receivers, kind="stable")
     counts = np.bincount(group, minlength=shards * shards)
-    length = round_up(int(counts.max()), multiple=ROW_MULTIPLE)
+    if counts.max() > length:
+        length = round_up(int(counts.max() * (1 + headroom)), multiple=ROW_MULTIPLE)
     # Where each edge stands: its group, then its turn in the group.
     place = group[order] * length + np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
 

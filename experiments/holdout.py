@@ -1,0 +1,31 @@
+"""Trains without some users and items, adds them to the finished run, and reports how they fare beside those seen.
+
+  python -m experiments.holdout --config=experiments/configs/quickstart.py --workdir=runs/holdout [--fraction=0.05]
+
+Run the same command again to resume; on a finished run it only measures. The figures are printed and written to
+DIR/holdout.json.
+"""
+
+import json
+
+from absl import flags
+
+from experiments import cli
+from experiments.suites import holdout
+from tokenrec_jax.training.workdir import Workdir
+
+_CONFIG = cli.define_config()
+_FRACTION = flags.DEFINE_float("fraction", 0.05, "Share of the users, and of the items, to hold out.")
+
+
+def main() -> None:
+    """Trains if need be and reports."""
+    config = _CONFIG()
+    workdir = Workdir.start(cli.WORKDIR.value, config)
+    text = json.dumps(holdout.measure(config, workdir, fraction=_FRACTION.value), indent=2)
+    (workdir.path / "holdout.json").write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    cli.run(main)
