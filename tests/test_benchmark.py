@@ -1,8 +1,11 @@
 """The suites of the benchmark run and report what they promise; their figures are no test's business."""
 
+import numpy as np
+
 from experiments.configs import tiny
-from experiments.suites import dispatch, objectives
+from experiments.suites import dispatch, objectives, retrieval
 from experiments.suites.machine import machine
+from tokenrec_jax.retrieval.index import ItemIndex
 
 
 def small():
@@ -32,3 +35,23 @@ def test_dispatch(tmp_path, monkeypatch):
     found = dispatch.measure(config)
     assert found["arrays_in_state"] > 50
     assert found["host_seconds_per_call"] > 0
+
+
+def test_retrieval_compares_ids_and_seconds(monkeypatch):
+    monkeypatch.setattr(retrieval, "BUDGET", 0.0)
+    monkeypatch.setattr(retrieval, "TURN", 0.0)
+    vectors, queries = retrieval.random_vectors(200, seed=0), retrieval.random_vectors(3, seed=1)
+    index = ItemIndex.build(vectors, metric="dot")
+
+    def exact(queries):
+        return np.argsort(-queries @ vectors.T, axis=1)[:, : retrieval.K]
+
+    found = retrieval.compare(index, queries, other=exact)
+    assert found["identical"] is True
+    assert found["ratio"] == found["faiss_seconds"] / found["ours_seconds"] > 0
+    assert not retrieval.compare(index, queries, other=lambda queries: exact(queries)[:, ::-1])["identical"]
+
+
+def test_memory_of_a_search_holds_its_items():
+    found = retrieval.peak_memory(1000, 4)
+    assert found["peak_bytes"] > found["item_bytes"] >= 1000 * retrieval.DIMENSION * 4
