@@ -63,7 +63,8 @@ def test_a_run_leaves_what_the_readme_says(trained):
     result = json.loads((workdir / "result.json").read_text())
     assert result["seed"] == 3
     assert set(result) == {"dataset", "seed", "valid", "test", "baselines", "seconds"}
-    assert set(result["baselines"]) == {"popularity", "item_knn", "lightgcn"}
+    assert set(result["baselines"]) == {"popularity", "item_knn", "lightgcn", "ease"}
+    assert result["baselines"]["ease"]["l2"] > 0
     assert set(result["seconds"]) == {"collaborative", "tokenizer", "llm"}
     promised = {f"{name}@{k}" for name in ("hr", "ndcg", "mrr", "recall", "coverage") for k in (5, 10, 20, 30)}
     for metrics in (result["valid"], result["test"], result["baselines"]["lightgcn"]["test"]):

@@ -21,6 +21,7 @@ Needs PyTorch (extra `parity`).
 """
 
 import copy
+import importlib
 import statistics
 import tempfile
 import time
@@ -153,7 +154,8 @@ class _Peers:
 
     def __init__(self, ours: _Ours, interactions: Interactions):
         try:
-            import torch
+            # By name, as type checkers need not have it.
+            torch = importlib.import_module("torch")
             import transformers
         except ImportError:
             raise ConfigError("--suite=inference: PyTorch is missing; pip install -e '.[parity]'") from None

@@ -7,6 +7,7 @@ take turns, so that what else the machine does falls on both. The vectors need n
 import concurrent.futures
 import functools
 import gc
+import importlib
 import multiprocessing
 import pathlib
 import resource
@@ -40,7 +41,8 @@ def measure(config: Config) -> dict[str, Any]:
     """Returns the comparison for all sizes, and the memory that the largest search takes; `config` is not read."""
     del config
     try:
-        import faiss
+        # By name, as type checkers need not have it.
+        faiss = importlib.import_module("faiss")
     except ImportError:
         raise ConfigError("faiss is not installed, and it is what we compare with; pip install faiss-cpu") from None
     faiss.omp_set_num_threads(FAISS_THREADS)

@@ -46,8 +46,7 @@ def item_knn(train: Interactions, *, neighbours: int = 0) -> Callable[[Evaluatio
 
 def cosine_similarity(train: Interactions) -> scipy.sparse.csr_array:
     """Returns the cosine between the columns of the binary user-item matrix; the diagonal is empty."""
-    user = np.repeat(np.arange(train.num_users), np.diff(train.indptr))
-    matrix = _binary(user, train.items, shape=(train.num_users, train.num_items))
+    matrix = interaction_matrix(train)
     together = _csr(matrix.T @ matrix).tocoo()
     count = np.bincount(matrix.indices, minlength=train.num_items)
     other = together.row != together.col
@@ -55,6 +54,12 @@ def cosine_similarity(train: Interactions) -> scipy.sparse.csr_array:
     # Exact counts and one root of an exact product: equal cosines stay equal, and ties count against us.
     cosine = together.data[other] / np.sqrt(count[row] * count[column])
     return scipy.sparse.csr_array((cosine, (row, column)), shape=(train.num_items, train.num_items))
+
+
+def interaction_matrix(train: Interactions) -> scipy.sparse.csr_array:
+    """Returns the binary user-item matrix, [users, items]."""
+    user = np.repeat(np.arange(train.num_users), np.diff(train.indptr))
+    return _binary(user, train.items, shape=(train.num_users, train.num_items))
 
 
 def keep_largest(matrix: scipy.sparse.csr_array, count: int) -> scipy.sparse.csr_array:
