@@ -78,7 +78,7 @@ def baselines(state: TrainState, interactions: Interactions, *, config: Config) 
     }
     found = {name: _on_both_splits(score, interactions, config=config) for name, score in scores.items()}
     if training.num_items <= MOST_ITEMS_OF_EASE:
-        tried = [
+        tried: list[dict[str, Any]] = [
             _on_both_splits(ease(training, l2=l2), interactions, config=config) | {"l2": l2} for l2 in EASE_WEIGHTS
         ]
         found["ease"] = max(tried, key=lambda one: one[str(Split.VALID)][SELECTION_METRIC])
