@@ -1,13 +1,10 @@
 """Tables that are cut over eight forced host devices give what whole ones give; in a process of its own."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
-from tests.conftest import FAST_COMPILATION, REPOSITORY
+from tests.subprocesses import run_python
 
 PROGRAM = """
 import json, re, sys
@@ -67,20 +64,7 @@ print(json.dumps(moved))
 
 @pytest.mark.parametrize("mesh", ["8 1 1", "2 4 1", "2 2 2"])
 def test_lookups_softmax_and_search_agree_and_move_no_table(mesh):
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {FAST_COMPILATION}",
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *mesh.split()],
-        cwd=REPOSITORY,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    moved = json.loads(done.stdout.splitlines()[-1])
+    moved = json.loads(run_python(PROGRAM, *mesh.split()).splitlines()[-1])
     assert moved
     # No collective brings together a table of 4,096 rows, or the logits of a query against all of them.
     whole = [shape for shape in moved if "4096" in shape]

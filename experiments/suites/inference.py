@@ -306,6 +306,4 @@ def _newest(interactions: Interactions, users: np.ndarray, longest: int) -> np.n
     """Returns the newest items of each user, right-padded."""
     end = interactions.indptr[users + 1]
     start = np.maximum(interactions.indptr[users], end - longest)
-    position = start[:, None] + np.arange(longest)
-    inside = position < end[:, None]
-    return np.where(inside, interactions.items[np.where(inside, position, 0)], PADDING).astype(np.int32)
+    return interactions.padded(start, end, width=longest)

@@ -1,9 +1,6 @@
 """Evaluation over four devices equals evaluation on one; in a process of its own, as devices are forced."""
 
-import os
-import pathlib
-import subprocess
-import sys
+from tests.subprocesses import run_python
 
 SCRIPT = """
 import jax, numpy as np
@@ -34,13 +31,4 @@ assert one.metrics == four.metrics and 0 < one.metrics["hr@10"] < 1
 
 
 def test_four_devices_equal_one():
-    forced = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
-        cwd=pathlib.Path(__file__).resolve().parents[2],
-        env=os.environ | forced,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_python(SCRIPT, devices=4)

@@ -2,10 +2,7 @@
 
 import dataclasses
 import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -14,8 +11,8 @@ import safetensors.numpy
 from flax import nnx
 from jax.sharding import AbstractMesh
 
-from tests.conftest import REPOSITORY
 from tests.models.checkpoints import assert_same_parameters, failure, parameters, rewrite
+from tests.subprocesses import run_python
 from tokenrec_jax.data.vocabulary import make_vocabulary, word_tokenizer
 from tokenrec_jax.models import llm
 from tokenrec_jax.models.llm import hf_weights
@@ -210,20 +207,6 @@ def test_tokenizer_is_saved_with_its_added_tokens(tmp_path):
         llm.save_hf(model, tmp_path, tokenizer)
 
 
-def run_python(code: str, *arguments: str, devices: int = 1) -> str:
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
-    result = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        env={**os.environ, "XLA_FLAGS": flags},
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result.stdout
-
-
 SHARDED_LOAD = """
 import json, pathlib, sys
 import jax, numpy as np
@@ -286,7 +269,7 @@ def test_each_byte_is_read_once_and_lands_on_its_device(tmp_path):
     for name in ("t5", "qwen3", "gpt2"):
         folders.append(str(tmp_path / name))
         llm.save_hf(llm.make_model(SHAPES[name], rngs=nnx.Rngs(0)), folders[-1])
-    lines = run_python(SHARDED_LOAD, *folders, devices=8).splitlines()
+    lines = run_python(SHARDED_LOAD, *folders).splitlines()
     # A quarter of the largest kernel of the feed-forward is the largest piece: its data-parallel copies share it.
     assert [int(line.split()[2]) for line in lines] == [32 * 64 // 4, 32 * 64 // 4, 32 * 128 // 4]
 

@@ -1,12 +1,8 @@
 """An index cut over eight forced host devices finds, grows and is saved like a whole one; in a process of its own."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 
-from tests.conftest import FAST_COMPILATION, REPOSITORY
+from tests.subprocesses import run_python
 
 PROGRAM = """
 import re, sys
@@ -55,16 +51,4 @@ same(many, one)
 @pytest.mark.slow
 @pytest.mark.parametrize("storage", ["float32", "int8"])
 def test_cut_and_whole_agree_and_no_item_travels(storage, tmp_path):
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {FAST_COMPILATION}",
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, storage, str(tmp_path / "index.safetensors")],
-        cwd=REPOSITORY,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_python(PROGRAM, storage, str(tmp_path / "index.safetensors"))

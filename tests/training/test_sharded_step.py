@@ -1,14 +1,11 @@
 """One device and meshes of eight forced host devices train and recommend alike; run in processes of their own."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
-from tests.conftest import FAST_COMPILATION, REPOSITORY
+from tests.subprocesses import run_python
 
 PROGRAM = """
 import json, sys
@@ -47,24 +44,6 @@ for mesh in json.loads(sys.argv[2]):
     found["items"] = [[r.item for r in row] for row in best]
     print(json.dumps(found))
 """
-
-
-def run_python(program: str, *arguments: str) -> str:
-    """Returns what a program prints that has eight devices."""
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {FAST_COMPILATION}",
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", program, *arguments],
-        cwd=REPOSITORY,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
 
 
 MESHES = ((1, 1, 1), (8, 1, 1), (2, 4, 1), (2, 2, 2))

@@ -134,20 +134,14 @@ class BulkRanker:
         length = int(self._bucket(longest))
         return EvaluationBatch(
             user=users.astype(np.int32),
-            history=self._items(np.maximum(start, end - length), end, width=length),
-            seen=self._items(start, end, width=int(_power_of_two(longest))),
+            history=self.interactions.padded(np.maximum(start, end - length), end, width=length),
+            seen=self.interactions.padded(start, end, width=int(_power_of_two(longest))),
             target=np.full(len(users), PADDING, np.int32),
         )
 
     def _bucket(self, length: Any) -> Any:
         """Returns the padded length of histories, the longest bucket where they are cut."""
         return self._buckets[np.minimum(np.searchsorted(self._buckets, length), len(self._buckets) - 1)]
-
-    def _items(self, start: np.ndarray, end: np.ndarray, *, width: int) -> np.ndarray:
-        """Returns items[start : end] of each row, right-padded."""
-        position = start[:, None] + np.arange(width)
-        inside = position < end[:, None]
-        return np.where(inside, self.interactions.items[np.where(inside, position, 0)], PADDING).astype(np.int32)
 
 
 def _power_of_two(length: Any) -> Any:

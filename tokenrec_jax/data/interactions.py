@@ -16,7 +16,7 @@ import safetensors.numpy
 from jaxtyping import Bool, Int
 
 from tokenrec_jax.data.files import new_folder
-from tokenrec_jax.types import DataError
+from tokenrec_jax.types import PADDING, DataError
 
 #: Training, validation and test need one interaction each.
 MIN_HISTORY = 3
@@ -60,6 +60,14 @@ class Interactions:
     def num_items(self) -> int:
         """Number of items."""
         return len(self.item_ids)
+
+    def padded(
+        self, start: Int[np.ndarray, " batch"], end: Int[np.ndarray, " batch"], *, width: int
+    ) -> Int[np.ndarray, "batch width"]:
+        """Returns items[start : end] of each row, int32, right-padded with `PADDING`, which also cuts it to `width`."""
+        position = start[:, None] + np.arange(width)
+        inside = position < end[:, None]
+        return np.where(inside, self.items[np.where(inside, position, 0)], PADDING).astype(np.int32)
 
     def history(self, user: int) -> Int[np.ndarray, " history"]:
         """Returns a view of a user's items, oldest first."""

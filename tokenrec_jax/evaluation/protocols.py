@@ -57,7 +57,7 @@ class EvaluationBatches(Sequence[EvaluationBatch]):
         self.users: Int[np.ndarray, " users"] = np.flatnonzero(lengths >= MIN_HISTORY)
         longest = int(lengths.max(initial=MIN_HISTORY)) - 1
         self.num_seen = -(-longest // SEEN_MULTIPLE) * SEEN_MULTIPLE
-        self._items = interactions.items
+        self._interactions = interactions
         self._start = interactions.indptr[:-1]
         # Where the target stands in `items`, which is also where the items before it end.
         self._target = interactions.indptr[1:] - (1 if split is Split.TEST else 2)
@@ -83,25 +83,12 @@ class EvaluationBatches(Sequence[EvaluationBatch]):
         start = np.pad(self._start[users], (0, filling))
         end = np.pad(self._target[users], (0, filling))
         newest = np.maximum(start, end - self._max_history)
-        target = np.pad(self._items[self._target[users]], (0, filling), constant_values=PADDING)
+        target = np.pad(self._interactions.items[self._target[users]], (0, filling), constant_values=PADDING)
         # Host arrays, where the annotations of the batch name the arrays of the device that they become.
         arrays: dict[str, Any] = {
             "user": np.pad(users, (0, filling)).astype(np.int32),
-            "history": _segments(self._items, start=newest, end=end, width=self._max_history),
-            "seen": _segments(self._items, start=start, end=end, width=self.num_seen),
+            "history": self._interactions.padded(newest, end, width=self._max_history),
+            "seen": self._interactions.padded(start, end, width=self.num_seen),
             "target": target.astype(np.int32),
         }
         return EvaluationBatch(**arrays)
-
-
-def _segments(
-    items: Int[np.ndarray, " interactions"],
-    *,
-    start: Int[np.ndarray, " batch"],
-    end: Int[np.ndarray, " batch"],
-    width: int,
-) -> Int[np.ndarray, "batch width"]:
-    """Returns items[start : end] of each row, right-padded to `width` with `PADDING`."""
-    position = start[:, None] + np.arange(width)
-    inside = position < end[:, None]
-    return np.where(inside, items[np.where(inside, position, 0)], PADDING).astype(np.int32)
