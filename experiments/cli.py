@@ -5,6 +5,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from logging import WARNING
+from typing import Any
 
 import jax
 from absl import app, flags, logging
@@ -16,24 +17,27 @@ os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 from experiments import distributed
-from tokenrec_jax.config import Config, validate
+from tokenrec_jax.config import Config
+from tokenrec_jax.config_checks import validate
 from tokenrec_jax.types import ConfigError, TokenRecError
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the run.")
 
 
-def define_config() -> Callable[[], Config]:
-    """Defines --config and returns the function that reads it, checked.
+def define_config(*others: type) -> Callable[[], Any]:
+    """Defines --config and returns the function that reads it, a `Config`, checked, or one of `others`, as it is.
 
     `--config=experiments/configs/lastfm.py:compact` passes "compact" to the file's get_config; single fields are
     overridden as --config.train.batch_size=64.
     """
     holder = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
 
-    def read() -> Config:
+    def read() -> Any:
         config = holder.value
         if config is None:
             raise ConfigError("--config: not given; name a config file such as experiments/configs/quickstart.py")
+        if isinstance(config, others):
+            return config
         if not isinstance(config, Config):
             # A file that cannot be read or run is reported by the library only when a field of it is looked at.
             raise ConfigError(f"--config: {_reason(config)}; give a Python file whose get_config returns a Config")
@@ -97,6 +101,10 @@ def _together(main: Callable[[], None]) -> int:
 def _parse(argv: Sequence[str]) -> list[str]:
     try:
         return flags.FLAGS(list(argv))
+    except TokenRecError as error:
+        # A config file refuses its argument.
+        print(f"error: --config: {error}", file=sys.stderr)
+        sys.exit(1)
     except (
         flags.Error,
         UnparsedFlagError,

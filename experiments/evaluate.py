@@ -1,31 +1,46 @@
 """Evaluates a finished run again: another split or the prompt that it was not trained on.
 
-python -m experiments.evaluate --workdir=DIR --split=valid|test [--prompt=seen|unseen]
+  python -m experiments.evaluate --workdir=DIR --split=valid|test [--prompt=seen|unseen] [--output=DIR]
+
+With --output both splits are ranked, and their metrics and ranks are kept there as result.json and ranks.safetensors.
 """
 
 import json
+import pathlib
 
 from absl import flags
 
 from experiments import cli
-from experiments.evaluation import split_metrics
+from experiments.evaluation import both_splits, rank_arrays, split_metrics, split_values
+from experiments.training import SYSTEM
 from tokenrec_jax.recommender import Recommender
 from tokenrec_jax.training.workdir import Workdir
-from tokenrec_jax.types import Split
+from tokenrec_jax.types import ConfigError, Split
 
 _SPLIT = flags.DEFINE_enum("split", "test", [str(split) for split in Split], "Held-out interactions to rank.")
 _PROMPT = flags.DEFINE_enum("prompt", "seen", ["seen", "unseen"], "Prompt template.")
+_OUTPUT = flags.DEFINE_string("output", "", "Directory to keep metrics and ranks of both splits in.")
 
 
 def main() -> None:
-    """Prints the metrics as JSON."""
+    """Prints the metrics as JSON, and keeps them if asked to."""
     recommender = Recommender.load(cli.WORKDIR.value)
-    metrics = split_metrics(
-        recommender.score_function(prompt=_PROMPT.value),
-        recommender.interactions,
-        Split(_SPLIT.value),
-        config=Workdir.open_finished(cli.WORKDIR.value).config(),
-    )
+    workdir = Workdir.open_finished(cli.WORKDIR.value)
+    config, interactions = workdir.config(), recommender.interactions
+    score = recommender.score_function(prompt=_PROMPT.value)
+    if _OUTPUT.value:
+        outputs = both_splits(score, interactions, config=config)
+        result = {"dataset": interactions.name, "seed": config.seed, "system": SYSTEM, "prompt": _PROMPT.value}
+        result |= split_values(outputs)
+        output = Workdir(pathlib.Path(_OUTPUT.value))
+        try:
+            output.path.mkdir(parents=True, exist_ok=True)
+            output.save_result(result, ranks=rank_arrays({SYSTEM: outputs}))
+        except OSError as error:
+            raise ConfigError(f"--output={output.path}: {error.strerror}; give one that can be written") from None
+        metrics = result[_SPLIT.value]
+    else:
+        metrics = split_metrics(score, interactions, Split(_SPLIT.value), config=config)
     print(json.dumps({"split": _SPLIT.value, "prompt": _PROMPT.value, **metrics}, indent=2))
 
 

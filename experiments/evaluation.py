@@ -1,19 +1,26 @@
 """Evaluators and baselines wired to the model: what `train` chooses by and what result.json reports."""
 
+import dataclasses
 import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
+from absl import logging
 from jax.sharding import Mesh
+from jaxtyping import Int
 
 from tokenrec_jax.baselines.dot_product import dot_product
-from tokenrec_jax.baselines.ease import ease
-from tokenrec_jax.baselines.item_knn import item_knn
+from tokenrec_jax.baselines.ease import ease_weights, score_with_weights
+from tokenrec_jax.baselines.item_knn import VARIANTS, item_knn
 from tokenrec_jax.baselines.popularity import popularity
 from tokenrec_jax.config import Config
 from tokenrec_jax.data.interactions import Interactions
-from tokenrec_jax.evaluation.evaluator import ScoreFunction, evaluate
+from tokenrec_jax.evaluation.comparability import PROTOCOL_NOTICES, evaluated_part, training_part
+from tokenrec_jax.evaluation.evaluator import EvaluationOutput, ScoreFunction, evaluate
 from tokenrec_jax.evaluation.protocols import evaluation_batches
+from tokenrec_jax.numerics import normalize
 from tokenrec_jax.recommender import Retriever
 from tokenrec_jax.sharding import on_mesh
 from tokenrec_jax.training.build import BuiltModel
@@ -21,9 +28,10 @@ from tokenrec_jax.training.loop import SELECTION_METRIC
 from tokenrec_jax.training.state import Evaluator, TrainState
 from tokenrec_jax.types import Split, Stage
 
-#: Weights of EASE that are tried.
+#: Weights of EASE that are tried, and ways to read a history.
 EASE_WEIGHTS = (30.0, 100.0, 300.0, 1000.0)
-#: Its table of pairs then takes 900 MB, twice that while it is made.
+EASE_RECENCIES = (1.0, 0.9, 0.7)
+#: Its table of pairs then takes 900 MB: the best one's, and twice that while the next is made.
 MOST_ITEMS_OF_EASE = 15_000
 
 
@@ -31,25 +39,52 @@ def split_metrics(
     score: ScoreFunction, interactions: Interactions, split: Split, *, config: Config
 ) -> dict[str, float]:
     """Returns the metrics of a score function on one split of the whole data set."""
+    return split_output(score, interactions, split, config=config).metrics
+
+
+def both_splits(score: ScoreFunction, interactions: Interactions, *, config: Config) -> dict[Split, EvaluationOutput]:
+    """Returns metrics and ranks of a score function on both splits."""
+    return {split: split_output(score, interactions, split, config=config) for split in Split}
+
+
+def split_output(score: ScoreFunction, interactions: Interactions, split: Split, *, config: Config) -> EvaluationOutput:
+    """Returns the metrics of a score function on one split of the whole data set, and each user's rank."""
+    part = evaluated_part(interactions, split, config.evaluation.protocol)
     batches = evaluation_batches(
-        interactions,
-        split,
+        part.interactions,
+        part.split,
         max_history=config.data.max_history,
         batch_size=config.evaluation.batch_size,
     )
-    output = evaluate(score, batches, num_items=interactions.num_items, cutoffs=config.evaluation.cutoffs)
-    return output.metrics
+    return evaluate(score, batches, num_items=interactions.num_items, cutoffs=config.evaluation.cutoffs)
+
+
+def say_protocol(config: Config) -> None:
+    """Logs what has to be said of the protocol of a run, if anything."""
+    if PROTOCOL_NOTICES[config.evaluation.protocol]:
+        logging.warning("%s", PROTOCOL_NOTICES[config.evaluation.protocol])
+
+
+def split_values(outputs: Mapping[Split, EvaluationOutput]) -> dict[str, Any]:
+    """Returns the metrics of each split as result.json has them."""
+    return {str(split): output.metrics for split, output in outputs.items()}
+
+
+def rank_arrays(systems: Mapping[str, Mapping[Split, EvaluationOutput]]) -> dict[str, Int[np.ndarray, " users"]]:
+    """Returns what `Workdir.save_result` takes as ranks: those of each system on each split, and whose they are."""
+    arrays = {f"{name}/{split}": output.ranks for name, outputs in systems.items() for split, output in outputs.items()}
+    users = {f"users/{split}": output.users for outputs in systems.values() for split, output in outputs.items()}
+    return arrays | users
 
 
 def make_evaluators(
     built: BuiltModel, retriever: Retriever, interactions: Interactions, *, config: Config
 ) -> dict[Stage, Evaluator]:
     """Returns the validation of each stage that ranks items: by dot product of the graph encoder, or by query."""
-    propagate = jax.jit(functools.partial(_collaborative, built, retriever.mesh))
+    vectors = graph_vectors(built, retriever.mesh)
 
     def collaborative(state: TrainState) -> dict[str, float]:
-        users, items = propagate(state.params, state.buffers, built.graph)
-        return split_metrics(dot_product(users, items), interactions, Split.VALID, config=config)
+        return split_metrics(_by_graph(*vectors(state), config), interactions, Split.VALID, config=config)
 
     def retrieval(state: TrainState) -> dict[str, float]:
         score = retriever.score_function(state.params, state.buffers)
@@ -58,32 +93,87 @@ def make_evaluators(
     return {Stage.COLLABORATIVE: collaborative, Stage.LLM: retrieval, Stage.JOINT: retrieval}
 
 
-def _collaborative(built: BuiltModel, mesh: Mesh, params, buffers, graph) -> tuple[jax.Array, jax.Array]:
-    with on_mesh(mesh):
-        output = built.definition.merge(params, buffers).collaborative(graph)
-    return output.users, output.items
+def graph_vectors(built: BuiltModel, mesh: Mesh) -> Callable[[TrainState], tuple[jax.Array, jax.Array]]:
+    """Returns the function from a state to the vectors of users and items that the graph encoder propagates."""
+
+    @jax.jit
+    def propagate(params, buffers, graph) -> tuple[jax.Array, jax.Array]:
+        with on_mesh(mesh):
+            output = built.definition.merge(params, buffers).collaborative(graph)
+        return output.users, output.items
+
+    return lambda state: propagate(state.params, state.buffers, built.graph)
 
 
-def baselines(state: TrainState, interactions: Interactions, *, config: Config) -> dict[str, dict[str, Any]]:
-    """Returns metrics of the baselines on both splits; LightGCN is the one that this run trained.
+def _by_graph(users: jax.Array, items: jax.Array, config: Config) -> ScoreFunction:
+    """Returns the scores that the graph encoder's loss compares: dot products, or cosines up to a factor a user."""
+    return dot_product(users, normalize(items) if config.lightgcn.loss == "softmax" else items)
 
-    The weight of EASE is chosen on validation. It is left out where its table of all pairs would be too large.
+
+@dataclasses.dataclass(frozen=True)
+class Baseline:
+    """A baseline on both splits.
+
+    Attributes:
+      outputs: metrics and ranks.
+      settings: those that validation chose, for result.json.
     """
-    training = interactions.without_last(2)
-    tables = state.buffers["tables"]
-    scores = {
-        "popularity": popularity(training),
-        "item_knn": item_knn(training, neighbours=config.evaluation.item_knn_neighbours),
-        "lightgcn": dot_product(tables["user_vectors"], tables["item_vectors"]),
-    }
-    found = {name: _on_both_splits(score, interactions, config=config) for name, score in scores.items()}
+
+    outputs: Mapping[Split, EvaluationOutput]
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What result.json has of it."""
+        return split_values(self.outputs) | dict(self.settings)
+
+
+def baselines(
+    vectors: tuple[jax.Array, jax.Array], interactions: Interactions, *, config: Config
+) -> dict[str, Baseline]:
+    """Returns the baselines on both splits, by name. Settings are chosen on validation.
+
+    EASE is left out where its table of all pairs would be too large; all but LightGCN, where the config says so.
+
+    Args:
+      vectors: of users and items, by the graph encoder that this run trained: the baseline LightGCN.
+      interactions: whole histories.
+      config: of the run.
+    """
+    choose = functools.partial(_best, interactions=interactions, config=config)
+    found = {"lightgcn": choose([({}, _by_graph(*vectors, config))])}
+    if not config.evaluation.baselines:
+        return found
+    training = training_part(interactions, config.evaluation.protocol)
+    found["popularity"] = choose([({}, popularity(training))])
+    found["item_knn"] = choose((dataclasses.asdict(one), item_knn(training, one)) for one in VARIANTS)
     if training.num_items <= MOST_ITEMS_OF_EASE:
-        tried: list[dict[str, Any]] = [
-            _on_both_splits(ease(training, l2=l2), interactions, config=config) | {"l2": l2} for l2 in EASE_WEIGHTS
-        ]
-        found["ease"] = max(tried, key=lambda one: one[str(Split.VALID)][SELECTION_METRIC])
+        found["ease"] = choose(_eases(training))
     return found
 
 
-def _on_both_splits(score: ScoreFunction, interactions: Interactions, *, config: Config) -> dict[str, Any]:
-    return {str(split): split_metrics(score, interactions, split, config=config) for split in Split}
+def _eases(training: Interactions) -> Iterator[tuple[dict[str, float], ScoreFunction]]:
+    """Yields EASE with each weight, and with each way to read a history."""
+    for l2 in EASE_WEIGHTS:
+        weights = ease_weights(training, l2=l2)
+        for recency in EASE_RECENCIES:
+            yield {"l2": l2, "recency": recency}, score_with_weights(weights, recency=recency)
+
+
+def _best(
+    tried: Iterable[tuple[dict[str, Any], ScoreFunction]], *, interactions: Interactions, config: Config
+) -> Baseline:
+    """Returns the best of some settings by validation, which alone is ranked on test too.
+
+    Score functions are made one after another, as some hold a table of all pairs of items.
+    """
+    best: tuple[dict[str, Any], ScoreFunction, EvaluationOutput] | None = None
+    for settings, score in tried:
+        valid = split_output(score, interactions, Split.VALID, config=config)
+        if best is None or valid.metrics[SELECTION_METRIC] > best[2].metrics[SELECTION_METRIC]:
+            best = settings, score, valid
+    if best is None:
+        raise ValueError("tried: got nothing; one setting is needed")
+    settings, score, valid = best
+    test = split_output(score, interactions, Split.TEST, config=config)
+    return Baseline({Split.VALID: valid, Split.TEST: test}, settings)

@@ -1,20 +1,44 @@
-"""Prints results of a finished run as text."""
+"""Writes a page about a run, or about a grid of them: tables, curves, codebooks, accuracy against coverage.
 
-from tokenrec_jax.training.workdir import Workdir
+  python -m experiments.report --workdir=DIR
 
-_COLUMNS = ("hr@10", "ndcg@10", "hr@30", "coverage@10")
+DIR/report.html is one file that needs nothing else, no network either. It tells as much as there is: a run or a grid
+that has not finished has a page too. Needs the extra `report`.
+"""
+
+import pathlib
+
+from experiments import cli
+from experiments.ablation.record import is_grid
+from experiments.reporting.grid_page import grid_page
+from experiments.reporting.run_page import run_page
+from tokenrec_jax.types import ConfigError
 
 
-def print_result(workdir: Workdir) -> None:
-    """Prints the test metrics of a finished run beside its baselines, and where everything lies."""
-    result = workdir.result()
-    rows = {name: metrics["test"] for name, metrics in result["baselines"].items()}
-    if "test" in result:
-        rows["TokenRec"] = result["test"]
-    print(f"\n{result['dataset']}, test split, full ranking, seed {result['seed']}")
-    print("  ".join([f"{'':12}", *(f"{name:>11}" for name in _COLUMNS)]))
-    for name, metrics in rows.items():
-        print("  ".join([f"{name:12}", *(f"{metrics[column]:11.4f}" for column in _COLUMNS)]))
-    spent = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in result["seconds"].items())
-    print(f"training: {spent}")
-    print(f"results in {workdir.path}: result.json, metrics.jsonl, checkpoints/")
+def write_report(folder: pathlib.Path) -> pathlib.Path:
+    """Writes the page of a directory and returns its path.
+
+    Raises:
+      ConfigError: the directory holds neither a run nor a grid, or matplotlib is not installed.
+    """
+    if is_grid(folder):
+        text = grid_page(folder)
+    elif (folder / "config.json").is_file():
+        text = run_page(folder)
+    else:
+        raise ConfigError(f"--workdir={folder}: holds neither a run nor a grid of runs")
+    target, draft = folder / "report.html", folder / ".report.tmp"
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(target)
+    return target
+
+
+def main() -> None:
+    """Writes the page and prints where it is."""
+    if not cli.WORKDIR.value:
+        raise ConfigError("--workdir: not given; name the directory of a run or of a grid")
+    print(write_report(pathlib.Path(cli.WORKDIR.value)))
+
+
+if __name__ == "__main__":
+    cli.run(main)

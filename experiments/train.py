@@ -5,14 +5,21 @@
 Run the same command again to resume; on a finished run it prints the result again.
 """
 
-from absl import logging
+import pathlib
+
+from absl import flags, logging
 
 from experiments import cli
-from experiments.report import print_result
+from experiments.printing import print_result
 from experiments.training import run
 from tokenrec_jax.training.workdir import Workdir
 
 _CONFIG = cli.define_config()
+_REUSE = flags.DEFINE_string(
+    "reuse",
+    "",
+    "Working directory of a finished run, whose first stages a new run takes over where data, seed and settings agree.",
+)
 
 
 def main() -> None:
@@ -20,7 +27,7 @@ def main() -> None:
     config = _CONFIG()
     workdir = Workdir.start(cli.WORKDIR.value, config)
     if not workdir.finished:
-        run(config, workdir)
+        run(config, workdir, donor=pathlib.Path(_REUSE.value) if _REUSE.value else None)
     else:
         logging.info("%s: this run is finished", workdir.path)
     print_result(workdir)

@@ -1,27 +1,48 @@
 """A whole run from config to result.json, for the mains that train. Read `run`."""
 
+import pathlib
+
 from absl import logging
 
-from experiments.evaluation import baselines, make_evaluators, split_metrics
+from experiments.evaluation import (
+    baselines,
+    both_splits,
+    graph_vectors,
+    make_evaluators,
+    rank_arrays,
+    say_protocol,
+    split_values,
+)
 from tokenrec_jax.config import Config
 from tokenrec_jax.data.interactions import Interactions
 from tokenrec_jax.data.sources import load_interactions
+from tokenrec_jax.evaluation.comparability import protocol_interactions, training_part
 from tokenrec_jax.processes import main_first
 from tokenrec_jax.recommender import Retriever
 from tokenrec_jax.sharding import make_mesh
 from tokenrec_jax.training.build import build_model
 from tokenrec_jax.training.run import train
 from tokenrec_jax.training.workdir import Workdir
-from tokenrec_jax.types import Split, Stage
+from tokenrec_jax.types import Stage
+
+#: Name of the model's own ranks in ranks.safetensors, beside the baselines'.
+SYSTEM = "tokenrec"
 
 
-def run(config: Config, workdir: Workdir, *, interactions: Interactions | None = None) -> None:
+def run(
+    config: Config,
+    workdir: Workdir,
+    *,
+    interactions: Interactions | None = None,
+    donor: pathlib.Path | None = None,
+) -> None:
     """Trains and evaluates; leaves result.json. Goes on where a stopped run of the same directory stands.
 
     Args:
       config: of the run.
       workdir: its directory.
-      interactions: what a new run trains on; None: what `config.data` says.
+      interactions: what a new run trains on, in the order of the protocol; None: what `config.data` says.
+      donor: a finished run, whose first stages a new run takes over as far as the two have them in common.
     """
     mesh = make_mesh(config.mesh)
     # The first to read a data set also prepares it for the others.
@@ -29,12 +50,14 @@ def run(config: Config, workdir: Workdir, *, interactions: Interactions | None =
         if workdir.begun:
             interactions = workdir.interactions()
         elif interactions is None:
-            interactions = load_interactions(config.data)
-    training = interactions.without_last(2)
+            whole = load_interactions(config.data)
+            interactions = protocol_interactions(whole, config.evaluation.protocol, config.seed)
+    training = training_part(interactions, config.evaluation.protocol)
+    say_protocol(config)
     # Pretrained weights are read only for the first state.
     saved = workdir.language_model if workdir.has_state else None
     built = build_model(config, training, mesh=mesh, saved=saved)
-    workdir.begin(config, interactions, language_model=built.llm_config, tokenizer=built.tokenizer)
+    workdir.begin(config, interactions, language_model=built.llm_config, tokenizer=built.tokenizer, text=built.text)
     retriever = Retriever(built, mesh=mesh)
     trained = train(
         built,
@@ -43,13 +66,17 @@ def run(config: Config, workdir: Workdir, *, interactions: Interactions | None =
         mesh=mesh,
         workdir=workdir,
         evaluators=make_evaluators(built, retriever, interactions, config=config),
+        donor=donor,
     )
     logging.info("ranking all users against all items, model and baselines")
-    result: dict = {"dataset": interactions.name, "seed": config.seed}
+    result: dict = {"dataset": interactions.name, "seed": config.seed, "protocol": config.evaluation.protocol}
+    systems = {}
     if Stage(config.stages[-1]) in (Stage.LLM, Stage.JOINT):
         score = retriever.score_function(trained.state.params, trained.state.buffers)
-        for split in Split:
-            result[str(split)] = split_metrics(score, interactions, split, config=config)
-    result["baselines"] = baselines(trained.state, interactions, config=config)
+        systems[SYSTEM] = both_splits(score, interactions, config=config)
+        result |= split_values(systems[SYSTEM])
+    rivals = baselines(graph_vectors(built, mesh)(trained.state), interactions, config=config)
+    result["baselines"] = {name: rival.values for name, rival in rivals.items()}
     result["seconds"] = trained.seconds
-    workdir.save_result(result)
+    systems |= {name: rival.outputs for name, rival in rivals.items()}
+    workdir.save_result(result, ranks=rank_arrays(systems))

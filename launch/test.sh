@@ -2,7 +2,7 @@
 # Installs what the tests need and runs linters and the whole suite. Arguments go to pytest.
 #   bash launch/test.sh [PYTEST ARGUMENT ...]
 set -euo pipefail
-. "$(dirname "$0")/setup.sh" demo,dev,gguf,serve,portable
+. "$(dirname "$0")/setup.sh" demo,dev,gguf,serve,portable,report
 # PyTorch is only compared with. The pinned CPU build is not on every index; without it the parity tests skip.
 if ! python -c 'import torch' 2>/dev/null; then
   python -m pip install --quiet --disable-pip-version-check --editable '.[parity]' ||

@@ -8,7 +8,8 @@ import pathlib
 
 import pytest
 
-from tokenrec_jax.config import Config, from_json, to_json, validate
+from tokenrec_jax.config import Config, from_json, to_json
+from tokenrec_jax.config_checks import validate
 from tokenrec_jax.types import ConfigError, Stage
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"

@@ -37,6 +37,18 @@ def test_the_training_knows_nothing_of_what_is_held_out(part):
         hold_out(whole, fraction=1.0, seed=0)
 
 
+def test_by_activity_the_least_active_users_are_held_out(part):
+    whole = part.whole
+    cold = hold_out(whole, fraction=0.1, seed=0, by="activity")
+    lengths = np.diff(whole.indptr)
+    gone = [row for row, name in enumerate(whole.user_ids) if name not in set(cold.training.user_ids)]
+    assert len(gone) >= 6
+    assert lengths[cold.users].max() <= np.sort(lengths)[5] < lengths[part.users].max()
+    np.testing.assert_array_equal(cold.items, hold_out(whole, fraction=0.1, seed=0, by="activity").items)
+    with pytest.raises(ConfigError, match="--by=age: allowed are random, activity"):
+        hold_out(whole, fraction=0.1, seed=0, by="age")
+
+
 def test_items_are_divided_into_additions_and_targets(part):
     added, targets = holdout._divide(part, seed=0)
     whole = part.whole

@@ -11,12 +11,13 @@ from tests.conftest import REPOSITORY
 LAYERS = (
     ("types", "numerics", "processes"),
     ("config",),
+    ("config_checks",),
     ("sharding",),
     ("partitioned",),
     ("data", "models", "retrieval"),
     ("training", "evaluation", "baselines"),
     ("retriever", "growth", "answers"),
-    ("requests",),
+    ("requests", "explaining"),
     ("recommender",),
     ("export", "bulk", "portable", "serving", "ahead_of_time"),
 )

@@ -1,8 +1,8 @@
 """Typed configuration of a run: data classes with a unit and a source above every field.
 
-No logic beyond defaults, checks and the JSON form. Read `Config` first. The mains override single fields
-(`--config.llm.name=...`), which needs data classes that are not frozen; treat them as read-only everywhere else.
-An empty string or 0 means "not set" where a comment says so.
+No logic beyond defaults and the JSON form; the checks are in `config_checks.py`. Read `Config` first. The mains
+override single fields (`--config.llm.name=...`), which needs data classes that are not frozen; treat them as read-only
+everywhere else. An empty string or 0 means "not set" where a comment says so.
 """
 
 import dataclasses
@@ -12,12 +12,15 @@ from typing import Any
 from tokenrec_jax.types import ConfigError, Stage
 
 SOURCES = ("tokenrec", "interactions", "movielens-small", "movielens", "synthetic")
-TOKENIZER_KINDS = ("masked_vq", "residual_vq", "kmeans")
+TOKENIZER_KINDS = ("masked_vq", "residual_vq", "kmeans", "random")
 OBJECTIVES = ("prompt", "dense")
 ITEM_POSITIONS = ("codes", "pooled")
 TUNINGS = ("full", "frozen", "lora")
 USER_TOKENS = ("learned", "folded", "none")
 LOSSES = ("pairwise", "softmax")
+PROJECTIONS = ("free", "unit")
+GRAPH_LOSSES = ("bpr", "softmax")
+PROTOCOLS = ("honest", "reference", "ties_shuffled")
 DTYPES = ("float32", "bfloat16")
 REMATS = ("none", "dots", "layers")
 
@@ -41,6 +44,10 @@ class DataConfig:
     timestamp_column: str = ""
     rating_column: str = ""
     title_column: str = ""
+    # Columns of an interactions file with categorical values of the item (several as `A|B`) and with text about it.
+    # Other sources bring what they have: genres, brand, categories.
+    feature_columns: tuple[str, ...] = ()
+    text_columns: tuple[str, ...] = ()
     # Interactions rated below are dropped (stars); needs a rating. 0 keeps all.
     min_rating: float = 0.0
     # k of the k-core filter: users and items with fewer interactions go, repeatedly. At least 3 are needed a user.
@@ -65,6 +72,10 @@ class LightGCNConfig:
     embedding_dim: int = 64
     # Propagation steps; 0 is matrix factorisation (TokenRec: 3).
     num_layers: int = 3
+    # One of GRAPH_LOSSES: an interaction against one sampled item (LightGCN, the paper) or against all items.
+    loss: str = "bpr"
+    # Divides cosine similarities in the loss "softmax".
+    temperature: float = 0.2
     # Weight of the squared norm of the layer-0 rows in a batch (LightGCN: 1e-4).
     l2: float = 1e-4
     # Standard deviation of the initial vectors (LightGCN: 0.1).
@@ -130,12 +141,30 @@ class LLMConfig:
     fold_in: bool = False
     # Initial weight of the unit fold-in vector in the query, in units of a logit.
     fold_in_scale: float = 10.0
+    # Initial weight of an item in the fold-in: 1 / (number of items from it to the newest)^recency. The weights of all
+    # distances are learned from there. 0: all alike.
+    fold_in_recency: float = 0.0
     # Let item vectors of the retrieval loss move away from the graph encoder's by a learned residual.
     item_residual: bool = False
     # Add the projected collaborative embedding of an item to each of its code tokens at the input.
     item_vectors_at_input: bool = False
+    # Read the code tokens of an item, the paper's idea; without them `item_vectors_at_input` must be on.
+    codes_at_input: bool = True
+    # Probability that a history item is hidden from the language model in training, except for its place.
+    item_dropout: float = 0.0
+    # Learn vectors of the categorical values of items, at the input and in the item space.
+    item_features: bool = False
+    # Values that fewer items have are no features: they would stand for those items.
+    min_feature_items: int = 5
+    # Frozen language model that turns the text of each item into a vector, named like `name`; empty: no text.
+    item_text: str = ""
+    # Principal components of those vectors that are kept.
+    item_text_dim: int = 64
     # Initialise the added tokens from the code vectors (paper's idea, not its code); random otherwise.
     init_from_codebooks: bool = True
+    # One of PROJECTIONS, what the language model adds to the fold-in: a vector of any length that starts from zero, or
+    # a unit vector divided by the temperature. Without `fold_in` always the latter (the paper).
+    projection: str = "free"
     # Hidden size of the projection head into item space (TokenRec: 256).
     projection_dim: int = 256
     # Dropout rate of the language model in training; negative: the checkpoint's own.
@@ -157,6 +186,11 @@ class LossConfig:
     kind: str = "softmax"
     # Divides cosine similarities in the softmax.
     temperature: float = 0.07
+    # Share of the target's probability that the softmax spreads over all items.
+    label_smoothing: float = 0.0
+    # Weight of the mean of 1 - cosine between what content says of an item and where the item is, which is what lets
+    # content stand for items that nobody has touched; read only with `llm.item_features` or `llm.item_text`.
+    content_weight: float = 0.3
     # Margin of the pairwise loss, in cosine similarity (reference code: 0).
     margin: float = 0.1
     # Sampled negatives a position of the pairwise loss (TokenRec: 1).
@@ -241,8 +275,11 @@ class EvaluationConfig:
     cutoffs: tuple[int, ...] = (5, 10, 20, 30)
     # Users scored at once.
     batch_size: int = 256
-    # Neighbours an item of the item-kNN baseline keeps; 0: all.
-    item_knn_neighbours: int = 0
+    # Rank popularity, item-kNN and EASE too, which no run trains: minutes on tens of thousands of users and
+    # items, which a grid on the same data need spend only once. LightGCN, which a run trains, is always ranked.
+    baselines: bool = True
+    # One of PROTOCOLS: leave-one-out as it should be, or one of two for comparison only; see evaluation/protocols.py.
+    protocol: str = "honest"
 
 
 @dataclasses.dataclass
@@ -270,8 +307,8 @@ class Config:
         )
 
 
-def to_json(config: Config) -> str:
-    """Returns the config as indented JSON with sorted keys."""
+def to_json(config: Any) -> str:
+    """Returns a config, this one or another data class, as indented JSON with sorted keys."""
     return json.dumps(dataclasses.asdict(config), indent=2, sort_keys=True) + "\n"
 
 
@@ -302,87 +339,3 @@ def _build(cls: type, values: Any, where: str) -> Any:
         else:
             made[name] = tuple(value) if isinstance(value, list) else value
     return cls(**made)
-
-
-def validate(config: Config) -> None:
-    """Checks everything that can be known without the data.
-
-    Raises:
-      ConfigError: naming the field, the value and what is allowed.
-    """
-
-    def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-        if value not in allowed:
-            raise ConfigError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
-
-    def at_least(name: str, value: int, least: int) -> None:
-        if value < least:
-            raise ConfigError(f"{name} is {value}; allowed is {least} or more")
-
-    def share(name: str, value: float) -> None:
-        if not 0 <= value < 1:
-            raise ConfigError(f"{name} is {value}; allowed is 0 or more and below 1")
-
-    for stage in config.stages or ("",):
-        one_of("stages", stage, tuple(Stage))
-    order = [list(Stage).index(Stage(stage)) for stage in config.stages]
-    if order != sorted(set(order)):
-        raise ConfigError(f"stages is {config.stages}; allowed is each stage once, in the order {', '.join(Stage)}")
-    one_of("data.source", config.data.source, SOURCES)
-    one_of("tokenizer.kind", config.tokenizer.kind, TOKENIZER_KINDS)
-    one_of("llm.objective", config.llm.objective, OBJECTIVES)
-    one_of("llm.item_positions", config.llm.item_positions, ITEM_POSITIONS)
-    one_of("llm.tuning", config.llm.tuning, TUNINGS)
-    at_least("llm.lora_rank", config.llm.lora_rank, 1)
-    one_of("llm.user_tokens", config.llm.user_tokens, USER_TOKENS)
-    one_of("llm.dtype", config.llm.dtype, DTYPES)
-    one_of("llm.remat", config.llm.remat, REMATS)
-    one_of("loss.kind", config.loss.kind, LOSSES)
-    if config.llm.objective == "dense" and config.llm.user_tokens == "folded":
-        raise ConfigError(
-            "llm.user_tokens is 'folded' with llm.objective 'dense': the user's tokens would know the later items; "
-            "allowed: learned, none"
-        )
-    at_least("data.max_history", config.data.max_history, 1)
-    buckets = config.data.history_buckets
-    if buckets and (list(buckets) != sorted(set(buckets)) or buckets[0] < 1 or buckets[-1] != config.data.max_history):
-        raise ConfigError(
-            f"data.history_buckets is {buckets}; allowed are ascending lengths that end with data.max_history = "
-            f"{config.data.max_history}"
-        )
-    at_least("data.min_interactions", config.data.min_interactions, 0)
-    at_least("lightgcn.num_layers", config.lightgcn.num_layers, 0)
-    at_least("lightgcn.embedding_dim", config.lightgcn.embedding_dim, 1)
-    at_least("tokenizer.num_books", config.tokenizer.num_books, 1)
-    at_least("tokenizer.book_size", config.tokenizer.book_size, 2)
-    share("tokenizer.mask_ratio", config.tokenizer.mask_ratio)
-    share("tokenizer.dropout", config.tokenizer.dropout)
-    share("llm.user_token_dropout", config.llm.user_token_dropout)
-    if config.llm.dropout >= 0:
-        share("llm.dropout", config.llm.dropout)
-    if config.loss.temperature <= 0:
-        raise ConfigError(f"loss.temperature is {config.loss.temperature}; allowed is above 0")
-    at_least("loss.num_negatives", config.loss.num_negatives, 1)
-    for name in Stage:
-        stage_config = config.stage(name)
-        at_least(f"train.{name}.steps", stage_config.steps, 1)
-        at_least(f"train.{name}.batch_size", stage_config.batch_size, 1)
-        at_least(f"train.{name}.accumulate", stage_config.accumulate, 1)
-        # A batch of JOINT has parts of the size of the first two stages.
-        for other in Stage if name is Stage.JOINT else (name,):
-            if config.stage(other).batch_size % stage_config.accumulate:
-                raise ConfigError(
-                    f"train.{name}.accumulate is {stage_config.accumulate}; allowed are divisors of "
-                    f"train.{other}.batch_size = {config.stage(other).batch_size}"
-                )
-        if stage_config.learning_rate <= 0:
-            raise ConfigError(f"train.{name}.learning_rate is {stage_config.learning_rate}; allowed is above 0")
-    first, _, last = config.train.profile.partition(":")
-    if config.train.profile and not (first.isdecimal() and last.isdecimal() and int(first) < int(last)):
-        raise ConfigError(f"train.profile is {config.train.profile!r}; allowed: first:last, such as 10:15")
-    at_least("train.log_every", config.train.log_every, 1)
-    for axis in ("data", "fsdp", "tensor"):
-        at_least(f"mesh.{axis}", getattr(config.mesh, axis), 0 if axis == "data" else 1)
-    at_least("evaluation.batch_size", config.evaluation.batch_size, 1)
-    if 10 not in config.evaluation.cutoffs:
-        raise ConfigError(f"evaluation.cutoffs is {config.evaluation.cutoffs}; allowed are sets that hold 10")

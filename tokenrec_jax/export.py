@@ -79,7 +79,7 @@ def _arrays(model: TokenRec, num_items: int) -> dict[str, np.ndarray]:
         for path, leaf in nnx.to_flat_state(nnx.state(model.head, nnx.Param))
         if path[0] != "item_residual"
     }
-    vectors = model.head.item_space(model.tables.item_vectors[...])
+    vectors = model.item_space(model.tables.item_vectors[...])
     return head | {"item_vectors": np.asarray(vectors)[:num_items]}
 
 

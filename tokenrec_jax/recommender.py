@@ -6,7 +6,7 @@ are padded is in `requests.py`; the programs that turn histories into queries ar
 
 import dataclasses
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,9 @@ from tokenrec_jax.answers import Added, Explanation, Neighbour, Recommendation
 from tokenrec_jax.config import Config, MeshConfig
 from tokenrec_jax.data.interactions import Interactions
 from tokenrec_jax.evaluation.evaluator import ScoreFunction
+from tokenrec_jax.explaining import explanation
 from tokenrec_jax.growth.catalogue import Catalogue
-from tokenrec_jax.growth.rows import read_id, read_rows
+from tokenrec_jax.growth.rows import read_id, read_items, read_rows
 from tokenrec_jax.growth.tables import Grower, Tables
 from tokenrec_jax.models.tokenrec import TokenRec
 from tokenrec_jax.requests import Searcher, State, UserCodes, seen_width, seen_widths
@@ -65,7 +66,7 @@ class Recommender:
         """
         self._config, self._mesh, self._retriever = config, mesh, retriever
         self._searcher = Searcher(retriever, config=config)
-        self._grower = Grower(retriever.built.definition, config=config, mesh=mesh, headroom=headroom)
+        self._grower = Grower(retriever.built, config=config, mesh=mesh, headroom=headroom)
         self._changes = threading.Lock()
         self._state = self._make_state(Catalogue.of_run(interactions), params, buffers, None)
 
@@ -146,9 +147,8 @@ class Recommender:
     def score_function(self, *, prompt: str = "seen") -> ScoreFunction:
         """Returns what the evaluator ranks with; users and items are rows of `interactions`."""
         state = self._state
-        return self._retriever.score_function(
-            state.params, state.buffers, prompt=prompt, num_items=state.catalogue.num_items
-        )
+        count = state.catalogue.num_items
+        return self._retriever.score_function(state.params, state.buffers, prompt=prompt, num_items=count)
 
     def recommend(
         self,
@@ -218,24 +218,58 @@ class Recommender:
           DataError: the table is something else. Then nothing is added.
         """
         rows = read_rows(table)
-        with self._changes:
-            before, tables = self._prepared()
-            catalogue = before.catalogue.with_rows(rows)
-            if catalogue is before.catalogue:
-                return Added(interactions=0, duplicates=len(rows.users), users=(), items=())
-            try:
-                tables = self._grower.grow(tables, catalogue)
-                self._state = self._make_state(catalogue, tables.params, tables.buffers, tables)
-            except BaseException:
-                before.catalogue.forget_later()
-                raise
-        new = len(catalogue.items) - len(before.catalogue.items)
+        before, after = self._grow(lambda catalogue: catalogue.with_rows(rows))
+        new = len(after.items) - len(before.items)
         return Added(
             interactions=new,
             duplicates=len(rows.users) - new,
-            users=tuple(catalogue.user_map.ids[before.catalogue.num_users : catalogue.num_users]),
-            items=tuple(catalogue.item_map.ids[before.catalogue.num_items : catalogue.num_items]),
+            users=tuple(after.user_map.ids[before.num_users : after.num_users]),
+            items=tuple(after.item_map.ids[before.num_items : after.num_items]),
         )
+
+    def add_items(
+        self,
+        items: Sequence[str],
+        *,
+        titles: Sequence[str] | None = None,
+        attributes: Sequence[Sequence[str]] | None = None,
+    ) -> tuple[str, ...]:
+        """Adds items that nobody has touched yet: what is known of them stands for what users would do with them.
+
+        Their vectors and codes come from what the run has learned of categorical values (`llm.item_features`) and of
+        text (`llm.item_text`); a value that it does not know says nothing. `add_interactions` may follow.
+
+        Args:
+          items: original ids; those that are known already stay as they are.
+          titles: of the items.
+          attributes: their categorical values, in the words of the run's data.
+
+        Returns the ids that are new.
+
+        Raises:
+          DataError: the run was trained without content, or a column is not what it should be. Nothing is added then.
+        """
+        if self.built.features is None and self.built.text is None:
+            raise DataError(
+                "add_items: the run was trained without content; allowed after llm.item_features or llm.item_text"
+            )
+        given = read_items(items, titles=titles, attributes=attributes)
+        before, after = self._grow(lambda catalogue: catalogue.with_items(given))
+        return tuple(after.item_map.ids[before.num_items : after.num_items])
+
+    def _grow(self, change: Callable[[Catalogue], Catalogue]) -> tuple[Catalogue, Catalogue]:
+        """Follows up a change of the catalogue in everything that requests read; returns it before and after."""
+        with self._changes:
+            before, tables = self._prepared()
+            catalogue = change(before.catalogue)
+            if catalogue is not before.catalogue:
+                try:
+                    tables = self._grower.grow(tables, catalogue)
+                    self._state = self._make_state(catalogue, tables.params, tables.buffers, tables)
+                except BaseException:
+                    before.catalogue.forget_later()
+                    raise
+        return before.catalogue, catalogue
 
     def remove_items(self, ids: Iterable[str]) -> None:
         """Never recommends some items again. They stay in histories and in the graph: what happened, happened.
@@ -259,34 +293,15 @@ class Recommender:
           DataError: an id is unknown.
         """
         state = self._state
-        catalogue = state.catalogue
-        row, (target,) = catalogue.user_row(read_id(user, "user")), catalogue.item_rows([read_id(item, "item")])
-        history = catalogue.history(row)
+        row = state.catalogue.user_row(read_id(user, "user"))
+        (target,) = state.catalogue.item_rows([read_id(item, "item")]).tolist()
         codes = self._codes_of(state, [row])(0, 1) if self._reads_users else None
-        size = self._searcher.sizes[0]
-        query = fetch(self._searcher.query(state, [history], user_codes=codes, size=size))[0]
+        history = state.catalogue.history(row)
+        (query,) = fetch(self._searcher.query(state, [history], user_codes=codes, size=self._searcher.sizes[0]))
         rows = np.full(1 + seen_width([history]), target, np.int32)
         rows[1 : 1 + len(history)] = history
         vectors, item_codes = fetch(self._retriever.look_up(state.params, state.buffers, rows))
-        cosines = vectors[1 : 1 + len(history)] @ vectors[0]
-        nearest = [
-            Neighbour(
-                item=catalogue.item_map.ids[history[at]],
-                title=catalogue.titles[history[at]],
-                cosine=float(cosines[at]),
-                shared=tuple((item_codes[1 + at] == item_codes[0]).tolist()),
-            )
-            for at in np.argsort(-cosines, kind="stable")
-            if history[at] != target
-        ]
-        return Explanation(
-            user=catalogue.user_map.ids[row],
-            item=catalogue.item_map.ids[target],
-            title=catalogue.titles[target],
-            score=float(vectors[0] @ query / np.linalg.norm(query)),
-            codes=tuple(item_codes[0].tolist()),
-            nearest=tuple(nearest),
-        )
+        return explanation(state.catalogue, row, target, query=query, vectors=vectors, codes=item_codes)
 
     def warm_up(self, *, batch_sizes: Sequence[int] = (1,), k: int = 10) -> None:
         """Compiles what requests and additions will run, so that the first ones are not slow.

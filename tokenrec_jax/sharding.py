@@ -29,6 +29,7 @@ RULES: tuple[tuple[str, PartitionSpec], ...] = (
     (r"(user|item)_(embedding|vectors|codes)$", PartitionSpec(ROW_AXES, None)),
     (r"head/item_residual$", PartitionSpec(ROW_AXES, None)),
     (r"tables/inverse_sqrt_degree$", PartitionSpec(ROW_AXES)),
+    (r"tables/item_(features|text)$", PartitionSpec(ROW_AXES, None)),
     (r"tables/(text|text_length|slot|answer)$", PartitionSpec()),
     # Tokenizers are small and read whole by every example: replicated.
     (r"(user|item)_tokenizer/.*$", PartitionSpec()),
@@ -36,7 +37,8 @@ RULES: tuple[tuple[str, PartitionSpec], ...] = (
     (r"head/(hidden|input)/kernel$", PartitionSpec(FSDP, TENSOR)),
     (r"head/output/kernel$", PartitionSpec(TENSOR, FSDP)),
     (r"head/(hidden|output)/bias$", PartitionSpec()),
-    (r"head/fold_in_scale$", PartitionSpec()),
+    (r"head/(fold_in_scale|lag_weights)$", PartitionSpec()),
+    (r"features/(value_(space|tokens)|text_(space|input)/kernel)$", PartitionSpec()),
     # Language model: vocabulary, heads and feed-forward along `tensor`, the model's own dimension along `fsdp`.
     (r"(llm/(token_embedding|lm_head)|code_tokens)$", PartitionSpec(TENSOR, FSDP)),
     (r"llm/.*attention/(query|key|value)/kernel$", PartitionSpec(FSDP, TENSOR)),

@@ -12,22 +12,25 @@ out, ties against us, as everywhere:
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
+from experiments.suites.holdout_ranks import rank_last, report
 from experiments.suites.holdout_split import HeldOut, hold_out
+from experiments.suites.holdout_untouched import measure_untouched
 from experiments.training import run
 from tokenrec_jax.config import Config
-from tokenrec_jax.data.interactions import Interactions
 from tokenrec_jax.data.sources import load_interactions
+from tokenrec_jax.evaluation.comparability import protocol_interactions
 from tokenrec_jax.evaluation.evaluator import evaluate
 from tokenrec_jax.evaluation.protocols import evaluation_batches
 from tokenrec_jax.recommender import Recommender
 from tokenrec_jax.training.workdir import Workdir
-from tokenrec_jax.types import EvaluationBatch, Split
+from tokenrec_jax.types import ConfigError, Split
 
 #: Users of the training that each held-out user is compared with, and targets for each target.
 PEERS = 20
@@ -38,24 +41,34 @@ TARGETS = 0.2
 USER_CUTOFF, ITEM_CUTOFF = 10, 50
 
 
-def measure(config: Config, workdir: Workdir, *, fraction: float) -> dict[str, Any]:
+def measure(config: Config, workdir: Workdir, *, fraction: float, by: str = "random") -> dict[str, Any]:
     """Trains on what is left, or goes on with it, then returns how those held out fare beside those seen.
 
     Args:
       config: of the run.
       workdir: of the run; a finished one is measured again.
       fraction: share of users, and of items, to hold out.
+      by: how the users are chosen, see `hold_out`.
+
+    Raises:
+      ConfigError: the protocol is `reference`, which trains on its targets.
     """
-    part = hold_out(load_interactions(config.data), fraction=fraction, seed=config.seed)
+    if config.evaluation.protocol == "reference":
+        raise ConfigError("evaluation.protocol is 'reference'; allowed here: honest, ties_shuffled")
+    whole = protocol_interactions(load_interactions(config.data), config.evaluation.protocol, config.seed)
+    part = hold_out(whole, fraction=fraction, seed=config.seed, by=by)
     if not workdir.finished:
         run(config, workdir, interactions=part.training)
     logging.info("held out: %d users, %d items; bringing them back", len(part.users), len(part.items))
     return {
         "dataset": part.whole.name,
         "seed": config.seed,
+        "protocol": config.evaluation.protocol,
         "fraction": fraction,
+        "by": by,
         "users": measure_users(Recommender.load(str(workdir.path)), part, config=config),
         "items": measure_items(Recommender.load(str(workdir.path)), part, config=config),
+        "untouched_items": measure_untouched(Recommender.load(str(workdir.path)), part, config=config),
     }
 
 
@@ -91,9 +104,9 @@ def measure_users(recommender: Recommender, part: HeldOut, *, config: Config) ->
     lengths = np.diff(whole.indptr)[output.users]
     peers = _peers(lengths[is_new], lengths[~is_new], seed=config.seed)
     return {
-        "held_out": _report(output.ranks[is_new], cutoff=USER_CUTOFF, seed=config.seed),
-        "seen": _report(output.ranks[~is_new][peers], cutoff=USER_CUTOFF, seed=config.seed),
-        "seen_all": _report(output.ranks[~is_new], cutoff=USER_CUTOFF, seed=config.seed),
+        "held_out": report(output.ranks[is_new], cutoff=USER_CUTOFF, seed=config.seed),
+        "seen": report(output.ranks[~is_new][peers], cutoff=USER_CUTOFF, seed=config.seed),
+        "seen_all": report(output.ranks[~is_new], cutoff=USER_CUTOFF, seed=config.seed),
     }
 
 
@@ -111,9 +124,11 @@ def measure_items(recommender: Recommender, part: HeldOut, *, config: Config) ->
         prefixes.append([item_rows[name] for item in history if (name := part.whole.item_ids[item]) in item_rows])
         owners.append(user_rows[part.whole.user_ids[target.user]])
     kept = [number for number, prefix in enumerate(prefixes) if len(prefix) > 2]
-    held_out = _rank(recommender, [prefixes[number] for number in kept], [owners[n] for n in kept], config=config)
+    ranked = functools.partial(rank_last, recommender.score_function(), recommender.interactions)
+    arguments: dict[str, Any] = {"config": config, "cutoff": ITEM_CUTOFF}
+    held_out = ranked([prefixes[number] for number in kept], owners=[owners[number] for number in kept], **arguments)
     seen_rows = range(run_data.num_users)
-    seen = _rank(recommender, [run_data.history(row).tolist() for row in seen_rows], seen_rows, config=config)
+    seen = ranked([run_data.history(row).tolist() for row in seen_rows], owners=seen_rows, **arguments)
 
     added_degree = np.zeros(recommender.interactions.num_items, int)
     np.add.at(added_degree, [item_rows[item] for _, item, _ in added], 1)
@@ -123,10 +138,10 @@ def measure_items(recommender: Recommender, part: HeldOut, *, config: Config) ->
     peers = _peers(of_target[is_last], degree[[run_data.history(row)[-1] for row in seen_rows]], seed=config.seed)
     return {
         "items": len({prefixes[number][-1] for number in kept}),
-        "held_out": _report(held_out[is_last], cutoff=ITEM_CUTOFF, seed=config.seed),
-        "seen": _report(seen[peers], cutoff=ITEM_CUTOFF, seed=config.seed),
-        "held_out_anywhere": _report(held_out, cutoff=ITEM_CUTOFF, seed=config.seed),
-        "seen_all": _report(seen, cutoff=ITEM_CUTOFF, seed=config.seed),
+        "held_out": report(held_out[is_last], cutoff=ITEM_CUTOFF, seed=config.seed),
+        "seen": report(seen[peers], cutoff=ITEM_CUTOFF, seed=config.seed),
+        "held_out_anywhere": report(held_out, cutoff=ITEM_CUTOFF, seed=config.seed),
+        "seen_all": report(seen, cutoff=ITEM_CUTOFF, seed=config.seed),
     }
 
 
@@ -163,37 +178,6 @@ def _divide(part: HeldOut, *, seed: int) -> tuple[list[tuple], list[_Target]]:
     return added, targets
 
 
-def _rank(
-    recommender: Recommender, histories: list[list[int]], users: Any, *, config: Config
-) -> Int[np.ndarray, " histories"]:
-    """Returns the rank of the last item of each history after the items before it; at least three items each.
-
-    Args:
-      recommender: ranks.
-      histories: rows of items.
-      users: row of the user of each history.
-      config: of the run.
-    """
-    now = recommender.interactions
-    owners = np.asarray(users, np.int32)
-    data = Interactions(
-        name=now.name,
-        indptr=np.append(0, np.cumsum([len(history) for history in histories])),
-        items=np.concatenate(histories).astype(np.int32),
-        user_ids=tuple(str(row) for row in range(len(histories))),
-        item_ids=now.item_ids,
-    )
-    batches = evaluation_batches(
-        data, Split.TEST, max_history=config.data.max_history, batch_size=config.evaluation.batch_size
-    )
-    score = recommender.score_function()
-
-    def score_owners(batch: EvaluationBatch) -> Any:
-        return score(dataclasses.replace(batch, user=owners[np.asarray(batch.user)]))
-
-    return evaluate(score_owners, batches, num_items=now.num_items, cutoffs=(ITEM_CUTOFF,)).ranks
-
-
 def _peers(
     wanted: Int[np.ndarray, " held_out"], offered: Int[np.ndarray, " seen"], *, seed: int
 ) -> Int[np.ndarray, "held_out peers"]:
@@ -201,21 +185,3 @@ def _peers(
     order = np.random.default_rng((seed, 7)).permutation(len(offered))
     distances = np.abs(wanted[:, None] - offered[order][None])
     return order[np.argsort(distances, axis=1, kind="stable")[:, :PEERS]]
-
-
-def _report(ranks: Int[np.ndarray, "held_out *peers"], *, cutoff: int, seed: int) -> dict[str, Any]:
-    """Returns HR and NDCG at a cutoff, and the middle 95 % of HR when those held out are drawn again (bootstrap)."""
-    ranks = ranks.reshape(len(ranks), -1)
-    hits = np.mean(ranks <= cutoff, axis=1)
-    gains = np.mean((ranks <= cutoff) / np.log2(ranks + 1.0), axis=1)
-    return {
-        "count": len(ranks),
-        f"hr@{cutoff}": float(hits.mean()),
-        f"hr@{cutoff}_interval": _interval(hits, seed=seed),
-        f"ndcg@{cutoff}": float(gains.mean()),
-    }
-
-
-def _interval(values: Float[np.ndarray, " held_out"], *, seed: int) -> list[float]:
-    drawn = np.random.default_rng((seed, 8)).integers(0, len(values), (2000, len(values)))
-    return np.quantile(values[drawn].mean(axis=1), [0.025, 0.975]).tolist()

@@ -11,6 +11,9 @@ from jaxtyping import Bool, Int
 from tokenrec_jax.data.interactions import MIN_HISTORY, Interactions
 from tokenrec_jax.types import ConfigError
 
+#: How the users to hold out are chosen.
+CHOICES = ("random", "activity")
+
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
@@ -39,8 +42,8 @@ class HeldOut:
         return np.isin(np.array(self.whole.item_ids, object), np.array(self.training.item_ids, object))
 
 
-def hold_out(interactions: Interactions, *, fraction: float, seed: int) -> HeldOut:
-    """Draws users and items to hold out and returns both parts.
+def hold_out(interactions: Interactions, *, fraction: float, seed: int, by: str = "random") -> HeldOut:
+    """Chooses users and items to hold out and returns both parts.
 
     A user whom too few interactions are left without the held-out items is in neither part, nor is an item that nobody
     is left to interact with.
@@ -49,15 +52,21 @@ def hold_out(interactions: Interactions, *, fraction: float, seed: int) -> HeldO
       interactions: the whole data set.
       fraction: share of the users, and of the items, to hold out.
       seed: decides which.
+      by: one of `CHOICES`: "random" draws users; "activity" takes those with the fewest interactions, ties at random,
+        the cold users of TokenRec's experiment on unseen users. Items are always drawn.
 
     Raises:
-      ConfigError: the share is not between 0 and 1.
+      ConfigError: the share is not between 0 and 1, or there is no such choice.
     """
     if not 0 < fraction < 1:
         raise ConfigError(f"--fraction={fraction:g}: allowed is above 0 and below 1")
+    if by not in CHOICES:
+        raise ConfigError(f"--by={by}: allowed are {', '.join(CHOICES)}")
     rng = np.random.default_rng((seed, 5))
     users = np.repeat(np.arange(interactions.num_users), np.diff(interactions.indptr))
     drawn_user = _draw(rng, interactions.num_users, fraction)
+    if by == "activity":
+        drawn_user = _least_active(rng, np.diff(interactions.indptr), count=int(drawn_user.sum()))
     drawn_item = _draw(rng, interactions.num_items, fraction)
     keep = ~drawn_user[users] & ~drawn_item[interactions.items]
     keep &= np.bincount(users[keep], minlength=interactions.num_users)[users] >= MIN_HISTORY
@@ -78,6 +87,15 @@ def _draw(rng: np.random.Generator, count: int, fraction: float) -> Bool[np.ndar
     return drawn
 
 
+def _least_active(
+    rng: np.random.Generator, lengths: Int[np.ndarray, " users"], *, count: int
+) -> Bool[np.ndarray, " users"]:
+    """Marks the `count` users with the fewest interactions, ties at random."""
+    drawn = np.zeros(len(lengths), bool)
+    drawn[np.lexsort((rng.random(len(lengths)), lengths))[:count]] = True
+    return drawn
+
+
 def _select(
     interactions: Interactions, keep: Bool[np.ndarray, " interactions"], *, users: Int[np.ndarray, " interactions"]
 ) -> Interactions:
@@ -85,6 +103,7 @@ def _select(
     user_rows, user = np.unique(users[keep], return_inverse=True)
     item_rows, item = np.unique(interactions.items[keep], return_inverse=True)
     titles, attributes, times = interactions.item_titles, interactions.item_attributes, interactions.timestamps
+    texts = interactions.item_texts
     return Interactions(
         name=interactions.name,
         indptr=np.append(0, np.cumsum(np.bincount(user))),
@@ -94,4 +113,5 @@ def _select(
         timestamps=None if times is None else times[keep],
         item_titles=None if titles is None else tuple(titles[row] for row in item_rows),
         item_attributes=None if attributes is None else tuple(attributes[row] for row in item_rows),
+        item_texts=None if texts is None else tuple(texts[row] for row in item_rows),
     ).validated()

@@ -169,7 +169,7 @@ class _Peers:
             for layer in ("hidden", "output")
             for name in ("kernel", "bias")
         }
-        vectors = np.asarray(model.head.item_space(model.tables.item_vectors[...]))
+        vectors = np.asarray(model.item_space(model.tables.item_vectors[...]))
         self._items = torch.tensor(vectors[: interactions.num_items])
         self._answer = torch.tensor(np.asarray(model.tables.answer[...]), dtype=torch.long)[None]
         longest = model.config.data.max_history

@@ -3,7 +3,14 @@ import pytest
 import scipy.sparse
 
 from tests.baselines.conftest import make_interactions
-from tokenrec_jax.baselines.item_knn import binary_matrix, cosine_similarity, item_knn, keep_largest
+from tokenrec_jax.baselines.item_knn import (
+    VARIANTS,
+    ItemKNN,
+    cosine_similarity,
+    history_matrix,
+    item_knn,
+    keep_largest,
+)
 from tokenrec_jax.evaluation.protocols import evaluation_batches
 from tokenrec_jax.types import PADDING, ConfigError, Split
 
@@ -54,22 +61,70 @@ def test_as_many_neighbours_as_items_is_all_of_them():
     data = random_interactions()
     train = data.without_last(2)
     (batch,) = evaluation_batches(data, Split.VALID, max_history=2, batch_size=64)
-    np.testing.assert_array_equal(item_knn(train)(batch), item_knn(train, neighbours=30)(batch))
-    assert not np.array_equal(item_knn(train)(batch), item_knn(train, neighbours=2)(batch))
+    plain = item_knn(train)(batch)
+    np.testing.assert_allclose(plain, item_knn(train, ItemKNN(neighbours=30))(batch), rtol=1e-6)
+    assert not np.allclose(plain, item_knn(train, ItemKNN(neighbours=2))(batch))
 
 
-def test_binary_matrix_ignores_padding_and_repeats():
-    matrix = binary_matrix(np.array([[1, 1, 0], [PADDING] * 3, [2, PADDING, PADDING]]), num_items=4)
-    np.testing.assert_array_equal(matrix.toarray(), [[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0]])
+def test_settings_against_a_loop():
+    # 1, 2, 3 are together with 0 twice, once, never; user 3 tells how much two users of 1 and 2 weigh.
+    data = make_interactions([[0, 1, 4, 4], [0, 1, 5, 5], [0, 2, 6, 6], [3, 0, 1, 7]], num_items=8)
+    train = data.without_last(2)
+    counts = {0: 4, 1: 2, 2: 1, 3: 1}
+    together = {(0, 1): 2, (0, 2): 1, (0, 3): 1}
+    batch = evaluation_batches(data, Split.VALID, max_history=4, batch_size=4)[0]
+
+    def similarity(item, other):
+        n = together.get((min(item, other), max(item, other)), 0)
+        return n / (np.sqrt(counts[item] * counts[other]) + 3.0)
+
+    scores = item_knn(train, ItemKNN(shrinkage=3.0, recency=0.5))(batch)
+    for row, (older, newer) in enumerate([(0, 1), (0, 1), (0, 2), (3, 0)]):
+        for item in range(4):
+            voices = {other: weight for other, weight in ((newer, 1.0), (older, 0.5)) if other != item}
+            expected = sum(weight * similarity(item, other) for other, weight in voices.items())
+            assert scores[row, item] == pytest.approx(expected)
+    # Item 0 hears its nearest alone, which is 1; 2 and 3 know none but 0.
+    nearest = item_knn(train, ItemKNN(neighbours=1))(batch)
+    assert nearest[2, 0] == nearest[3, 0] == 0.0 < nearest[0, 0]
+    assert nearest[2, 3] == pytest.approx(0.5)
 
 
-def test_negative_neighbours():
-    with pytest.raises(ConfigError, match="neighbours: got -1"):
-        item_knn(random_interactions(), neighbours=-1)
+def test_history_matrix_ignores_padding_and_repeats():
+    lists = np.array([[1, 1, 0], [PADDING] * 3, [2, PADDING, PADDING]])
+    np.testing.assert_array_equal(
+        history_matrix(lists, num_items=4).toarray(), [[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0]]
+    )
+    weighted = history_matrix(np.array([[1, 2, 1, 0, 3], [2, 3, PADDING, PADDING, PADDING]]), num_items=4, recency=0.5)
+    np.testing.assert_array_equal(weighted.toarray(), [[0.5, 0.25, 0.125, 1.0], [0.0, 0.0, 0.5, 1.0]])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"neighbours": -1}, "neighbours: got -1"),
+        ({"shrinkage": -1.0}, "shrinkage: got -1"),
+        ({"recency": 0.0}, "recency: got 0"),
+    ],
+)
+def test_settings_out_of_range(wrong, message):
+    with pytest.raises(ConfigError, match=message):
+        item_knn(random_interactions(), ItemKNN(**wrong))
 
 
 def test_lastfm(lastfm, evaluate_split):
     # Regression values of this definition: change them only together with it.
-    result = evaluate_split(item_knn(lastfm.without_last(2)), lastfm, Split.TEST)
+    train = lastfm.without_last(2)
+    result = evaluate_split(item_knn(train), lastfm, Split.TEST)
     assert result["hr@10"] == pytest.approx(0.0771, abs=5e-5)
     assert result["ndcg@10"] == pytest.approx(0.0393, abs=5e-5)
+
+
+@pytest.mark.slow
+def test_beauty_is_strong(beauty, evaluate_split):
+    # What validation chooses of `VARIANTS`.
+    chosen = ItemKNN(shrinkage=10.0, recency=0.7)
+    assert chosen in VARIANTS
+    result = evaluate_split(item_knn(beauty.without_last(2), chosen), beauty, Split.TEST)
+    assert result["hr@10"] == pytest.approx(0.0718, abs=5e-5)
+    assert result["ndcg@10"] == pytest.approx(0.0428, abs=5e-5)

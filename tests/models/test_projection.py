@@ -32,17 +32,28 @@ def test_fold_in_is_the_weighted_sum_of_every_prefix():
 
 def test_the_query_without_fold_in_has_length_one_over_temperature():
     hidden = jax.random.normal(jax.random.key(0), (2, 3, 6))
-    query = head().queries(hidden, jnp.zeros((2, 3, 4)))
+    query = head().queries(hidden, None)
     np.testing.assert_allclose(jnp.linalg.norm(query, axis=-1), 2.0, rtol=1e-5)
 
 
-def test_fold_in_adds_its_unit_vector_times_the_scale():
+def test_a_new_query_is_the_fold_in_and_what_is_learned_adds_to_it():
     hidden = jax.random.normal(jax.random.key(0), (2, 3, 6))
     folded = jax.random.normal(jax.random.key(1), (2, 3, 4))
-    with_fold, without = head(fold_in=True, fold_in_scale=7.0), head()
-    difference = with_fold.queries(hidden, folded) - without.queries(hidden, folded)
-    expected = 7.0 * folded / jnp.linalg.norm(folded, axis=-1, keepdims=True)
-    np.testing.assert_allclose(difference, expected, atol=1e-4)
+    query = head(fold_in=True, fold_in_scale=7.0)
+    expected = np.asarray(7.0 * folded / jnp.linalg.norm(folded, axis=-1, keepdims=True))
+    np.testing.assert_allclose(query.queries(hidden, folded), expected, atol=1e-5)
+    query.output.bias[...] = jnp.arange(4.0)
+    np.testing.assert_allclose(query.queries(hidden, folded), expected + np.arange(4.0), atol=1e-5)
+
+
+def test_weights_by_age_count_from_the_newest_item_of_each_prefix():
+    vectors = jax.random.normal(jax.random.key(0), (5, 4))
+    history = jnp.array([[3, 0, 2, PADDING]])
+    recent = head(fold_in=True, fold_in_recency=1.0)
+    folded = recent.fold_in(history, item_vectors=vectors, inverse_sqrt_degree=jnp.ones(5))
+    z = np.asarray(vectors)
+    np.testing.assert_allclose(folded[0, 2], (z[3] / 3 + z[0] / 2 + z[2]) / np.sqrt(3), rtol=1e-5)
+    np.testing.assert_allclose(folded[0, 1], (z[3] / 2 + z[0]) / np.sqrt(2), rtol=1e-5)
 
 
 def test_item_space_is_unit_length_and_moves_with_the_residual():
@@ -53,3 +64,6 @@ def test_item_space_is_unit_length_and_moves_with_the_residual():
     moved = moving.item_space(vectors)
     assert not np.allclose(moved, head().item_space(vectors), atol=0.1)
     np.testing.assert_allclose(jnp.linalg.norm(moved, axis=-1), 1.0, rtol=1e-5)
+    beside = moving.item_space(vectors, jnp.eye(5, 4))
+    np.testing.assert_allclose(jnp.linalg.norm(beside, axis=-1), 1.0, rtol=1e-5)
+    assert not np.allclose(beside[:4], moved[:4], atol=0.1)

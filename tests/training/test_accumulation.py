@@ -10,7 +10,7 @@ import pytest
 from experiments.configs import tiny
 from tests.training.conftest import make_setup
 from tests.training.test_step import run
-from tokenrec_jax.config import validate
+from tokenrec_jax.config_checks import validate
 from tokenrec_jax.models import llm
 from tokenrec_jax.training import step
 from tokenrec_jax.types import ConfigError, Stage

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.configs import tiny
 from experiments.train import run
-from tokenrec_jax.config import validate
+from tokenrec_jax.config_checks import validate
 from tokenrec_jax.training.workdir import Workdir
 from tokenrec_jax.types import ConfigError
 

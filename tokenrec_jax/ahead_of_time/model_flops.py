@@ -10,7 +10,7 @@ import dataclasses
 
 from tokenrec_jax.config import Config
 from tokenrec_jax.models import llm
-from tokenrec_jax.models.tokenrec import ModelShape
+from tokenrec_jax.models.tables import ModelShape
 from tokenrec_jax.numerics import round_up
 
 

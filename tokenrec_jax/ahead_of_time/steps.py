@@ -28,7 +28,7 @@ from tokenrec_jax.config import Config, MeshConfig
 from tokenrec_jax.data.graph import padded_rows
 from tokenrec_jax.data.synthetic import synthetic_interactions
 from tokenrec_jax.models import llm
-from tokenrec_jax.models.tokenrec import ModelShape
+from tokenrec_jax.models.tables import ModelShape
 from tokenrec_jax.retrieval.index import ItemIndex
 from tokenrec_jax.sharding import batch_sharding, make_mesh, replicated, state_shardings
 from tokenrec_jax.training.build import BuiltModel, build_model, define

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from jaxtyping import Float, Int
 
 from tokenrec_jax.data.interaction_table import MICROSECONDS
+from tokenrec_jax.data.interactions import split_attributes
 from tokenrec_jax.types import DataError
 
 # Year 5138. Seconds beyond it are milliseconds that someone took for seconds.
@@ -61,6 +62,22 @@ def read_titles(rows: Rows, name: str) -> pa.StringArray:
     if not pa.types.is_string(values.type):
         raise DataError(f"{rows.where(0)}: {name} is {values.type}; titles are text")
     return values.fill_null("")
+
+
+def read_features(rows: Rows, names: Sequence[str]) -> pa.StringArray:
+    """Returns the categorical values of several columns as `name=A|name=B`; a column may hold many, as `A|B`.
+
+    Numbers and truth values count as the text that they are written as.
+    """
+    parts = []
+    for name in names:
+        values = rows.columns[name]
+        if pa.types.is_nested(values.type):
+            raise DataError(f"{rows.where(0)}: {name} is {values.type}; values are text, several as `A|B`")
+        encoded = values.cast(pa.string()).fill_null("").dictionary_encode()
+        named = ["|".join(f"{name}={one}" for one in split_attributes(text)) for text in encoded.dictionary.to_pylist()]
+        parts.append(pa.array(named, pa.string()).take(encoded.indices))
+    return pc.call_function("binary_join_element_wise", [*parts, pa.scalar("|")])
 
 
 def read_ratings(rows: Rows, name: str) -> Float[np.ndarray, " rows"]:

@@ -24,6 +24,7 @@ from tokenrec_jax.data.files import require_file, require_utf8
 from tokenrec_jax.data.interaction_columns import (
     Rows,
     one_line,
+    read_features,
     read_ids,
     read_ratings,
     read_times,
@@ -58,6 +59,7 @@ def read_interaction_file(path: pathlib.Path, *, config: DataConfig) -> Interact
         raise DataError(f"{path}: unknown ending {path.suffix!r}; allowed are {', '.join(readers)}")
     named = [config.user_column, config.item_column]
     named += [config.timestamp_column, config.rating_column, config.title_column]
+    named += [*config.feature_columns, *config.text_columns]
     names = [name for name in named if name]
     if not (config.user_column and config.item_column) or len(set(names)) < len(names):
         raise ConfigError(f"columns {names} of the config; user_column and item_column are due, and names must differ")
@@ -70,7 +72,15 @@ def read_interaction_file(path: pathlib.Path, *, config: DataConfig) -> Interact
         time=read_times(rows, config.timestamp_column) if config.timestamp_column else None,
         rating=read_ratings(rows, config.rating_column) if config.rating_column else None,
         title=read_titles(rows, config.title_column) if config.title_column else None,
+        attributes=read_features(rows, config.feature_columns) if config.feature_columns else None,
+        text=_joined([read_titles(rows, name) for name in config.text_columns]) if config.text_columns else None,
     )
+
+
+def _joined(columns: list[pa.StringArray]) -> pa.StringArray:
+    """Returns the texts of each row one after another."""
+    text = pc.call_function("binary_join_element_wise", [*columns, pa.scalar(". ")])
+    return pc.call_function("utf8_trim", [text], pc.TrimOptions(characters=". "))
 
 
 def _read_delimited(path: pathlib.Path, names: list[str], *, delimiter: str) -> Rows:

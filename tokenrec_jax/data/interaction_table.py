@@ -29,6 +29,7 @@ class InteractionTable:
       rating: stars of each row, or None.
       title: title of the row's item ("" where unknown), or None.
       attributes: attributes of the row's item as `A|B` ("" for none), or None.
+      text: what else is written of the row's item ("" for nothing), or None.
     """
 
     user: pa.StringArray
@@ -37,6 +38,7 @@ class InteractionTable:
     rating: Float[np.ndarray, " rows"] | None = None
     title: pa.StringArray | None = None
     attributes: pa.StringArray | None = None
+    text: pa.StringArray | None = None
 
 
 def assemble(
@@ -89,11 +91,13 @@ def assemble(
     rows = rows[np.argsort(user[rows], kind="stable")]
     users, user_dense = np.unique(user[rows], return_inverse=True)
     items, item_dense = np.unique(item[rows], return_inverse=True)
-    titles = attributes = None
+    titles = attributes = texts = None
     if table.title is not None:
         titles = _text_of_items(table.title, item=item, wanted=items)
     if table.attributes is not None:
         attributes = tuple(map(split_attributes, _text_of_items(table.attributes, item=item, wanted=items)))
+    if table.text is not None:
+        texts = _text_of_items(table.text, item=item, wanted=items)
     return Interactions(
         name=name,
         indptr=np.append(0, np.cumsum(np.bincount(user_dense))),
@@ -103,6 +107,7 @@ def assemble(
         timestamps=None if table.time is None else table.time[rows] // MICROSECONDS,
         item_titles=titles,
         item_attributes=attributes,
+        item_texts=texts,
         dropped=dropped,
     ).validated()
 

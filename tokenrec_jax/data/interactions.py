@@ -38,6 +38,7 @@ class Interactions:
       timestamps: seconds since 1970 of each interaction, or None where the source has no times.
       item_titles: readable name of each item ("" where unknown), or None.
       item_attributes: categorical values of each item, for example brand and categories, or None.
+      item_texts: what else is written of each item, for example a description ("" where nothing is), or None.
       dropped: rows that the source left out, by reason, for the report.
     """
 
@@ -49,6 +50,7 @@ class Interactions:
     timestamps: Int[np.ndarray, " interactions"] | None = None
     item_titles: tuple[str, ...] | None = None
     item_attributes: tuple[tuple[str, ...], ...] | None = None
+    item_texts: tuple[str, ...] | None = None
     dropped: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
@@ -60,6 +62,16 @@ class Interactions:
     def num_items(self) -> int:
         """Number of items."""
         return len(self.item_ids)
+
+    def texts(self) -> list[str]:
+        """Returns all that is known of each item in words: title, categorical values, text; "" where nothing is."""
+        nothing = ("",) * self.num_items
+        columns = (
+            self.item_titles or nothing,
+            [", ".join(values) for values in self.item_attributes or ((),) * self.num_items],
+            self.item_texts or nothing,
+        )
+        return [". ".join(part for part in parts if part) for parts in zip(*columns, strict=True)]
 
     def padded(
         self, start: Int[np.ndarray, " batch"], end: Int[np.ndarray, " batch"], *, width: int
@@ -144,6 +156,7 @@ class Interactions:
             "item_ids": self.item_ids,
             "item_titles": self.item_titles,
             "item_attributes": self.item_attributes,
+            "item_texts": self.item_texts,
             "dropped": self.dropped,
         }
         with new_folder(folder, replace=True) as temporary:
@@ -161,7 +174,7 @@ class Interactions:
         try:
             arrays = safetensors.numpy.load_file(folder / _ARRAYS)
             texts = json.loads((folder / _TEXTS).read_text(encoding="utf-8"))
-            titles, attributes = texts["item_titles"], texts["item_attributes"]
+            titles, attributes, words = texts["item_titles"], texts["item_attributes"], texts.get("item_texts")
             loaded = cls(
                 name=texts["name"],
                 indptr=arrays["indptr"],
@@ -171,6 +184,7 @@ class Interactions:
                 timestamps=arrays.get("timestamps"),
                 item_titles=None if titles is None else tuple(titles),
                 item_attributes=None if attributes is None else tuple(tuple(values) for values in attributes),
+                item_texts=None if words is None else tuple(words),
                 dropped=texts["dropped"],
             )
         except (OSError, KeyError, ValueError, TypeError, safetensors.SafetensorError) as error:
@@ -205,6 +219,11 @@ def _check_lengths(interactions: Interactions) -> None:
         raise DataError(f"indptr must rise from 0 to {len(items)}, the number of interactions, and never fall")
     if times is not None and len(times) != len(items):
         raise DataError(f"{len(times)} timestamps for {len(items)} interactions; give one each or None")
-    for what, texts in (("titles", interactions.item_titles), ("attributes", interactions.item_attributes)):
+    described = {
+        "titles": interactions.item_titles,
+        "attributes": interactions.item_attributes,
+        "texts": interactions.item_texts,
+    }
+    for what, texts in described.items():
         if texts is not None and len(texts) != interactions.num_items:
             raise DataError(f"{what} of {len(texts)} items for {interactions.num_items}; give one each or None")

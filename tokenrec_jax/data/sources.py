@@ -116,9 +116,13 @@ def dataset_name(config: DataConfig) -> str:
 
 
 def cache_folder(config: DataConfig) -> pathlib.Path:
-    """Returns where prepared sets are kept: `cache_dir`, else $TOKENREC_CACHE, else ~/.cache/tokenrec_jax."""
-    chosen = config.cache_dir or os.environ.get("TOKENREC_CACHE") or "~/.cache/tokenrec_jax"
-    return pathlib.Path(chosen).expanduser()
+    """Returns where prepared sets are kept: `cache_dir`, else the default."""
+    return pathlib.Path(config.cache_dir).expanduser() if config.cache_dir else default_cache()
+
+
+def default_cache() -> pathlib.Path:
+    """Returns where what was made once is kept: $TOKENREC_CACHE, else ~/.cache/tokenrec_jax."""
+    return pathlib.Path(os.environ.get("TOKENREC_CACHE") or "~/.cache/tokenrec_jax").expanduser()
 
 
 def _source_path(config: DataConfig) -> pathlib.Path:

@@ -1,7 +1,7 @@
 """Prepared data sets: two TensorFlow-Datasets builders that write ArrayRecord files, without TensorFlow.
 
-    <folder>/tokenrec_users/1.0.0/   one record a user: original id, item ids oldest first, timestamps
-    <folder>/tokenrec_items/1.0.0/   one record an item: original id, title, attributes
+    <folder>/tokenrec_users/1.1.0/   one record a user: original id, item ids oldest first, timestamps
+    <folder>/tokenrec_items/1.1.0/   one record an item: original id, title, attributes, text
 
 Record u of the users is user u; what belongs to the whole set (name, dropped rows) is in the metadata of
 both. Which source is prepared where, and when, is in `sources.py`. Read `write_prepared` first, then
@@ -26,7 +26,7 @@ from tokenrec_jax.data.interactions import Interactions
 from tokenrec_jax.types import DataError
 
 #: Part of the fingerprint of a prepared set: raise it when records change, or what sources make of a file.
-FORMAT_VERSION = "1.0.0"
+FORMAT_VERSION = "1.1.0"
 
 _SPLIT = "rows"
 _DOWNLOADS = "downloads"  # TFDS makes it, though nothing is downloaded.
@@ -87,14 +87,17 @@ class TokenrecItems(_TableBuilder):
             "item_id": tfds.features.Text(),
             "title": tfds.features.Text(),
             "attributes": tfds.features.Sequence(tfds.features.Text()),
+            "text": tfds.features.Text(),
         }
 
     def _generate_examples(self):
         data = _given(self._interactions)
         titles = data.item_titles or itertools.repeat("", data.num_items)
         attributes = data.item_attributes or itertools.repeat((), data.num_items)
-        for item, (item_id, title, values) in enumerate(zip(data.item_ids, titles, attributes, strict=True)):
-            yield item, {"item_id": item_id, "title": title, "attributes": list(values)}
+        texts = data.item_texts or itertools.repeat("", data.num_items)
+        rows = zip(data.item_ids, titles, attributes, texts, strict=True)
+        for item, (item_id, title, values, text) in enumerate(rows):
+            yield item, {"item_id": item_id, "title": title, "attributes": list(values), "text": text}
 
 
 def _given(interactions: Interactions | None) -> Interactions:
@@ -116,6 +119,7 @@ def write_prepared(interactions: Interactions, *, folder: pathlib.Path) -> None:
                 has_timestamps=interactions.timestamps is not None,
                 has_titles=interactions.item_titles is not None,
                 has_attributes=interactions.item_attributes is not None,
+                has_texts=interactions.item_texts is not None,
             )
             config = tfds.download.DownloadConfig(try_download_gcs=False)
             builder.download_and_prepare(download_config=config, download_dir=str(folder / _DOWNLOADS))
@@ -154,10 +158,12 @@ def _read_prepared(folder: pathlib.Path) -> Interactions:
     item_ids: list[str] = []
     titles: list[str] = []
     attributes: list[tuple[str, ...]] = []
+    texts: list[str] = []
     for example in read_examples(items, split=_SPLIT):
         item_ids.append(example["item_id"].bytes_list.value[0].decode())
         titles.append(example["title"].bytes_list.value[0].decode())
         attributes.append(tuple(value.decode() for value in example["attributes"].bytes_list.value))
+        texts.append(example["text"].bytes_list.value[0].decode())
     return Interactions(
         name=metadata["name"],
         indptr=np.append(0, np.cumsum(lengths)),
@@ -167,6 +173,7 @@ def _read_prepared(folder: pathlib.Path) -> Interactions:
         timestamps=np.concatenate(times) if metadata["has_timestamps"] else None,
         item_titles=tuple(titles) if metadata["has_titles"] else None,
         item_attributes=tuple(attributes) if metadata["has_attributes"] else None,
+        item_texts=tuple(texts) if metadata["has_texts"] else None,
         dropped=metadata["dropped"],
     ).validated()
 
@@ -177,7 +184,7 @@ class PreparedSources:
 
     Attributes:
       users: record u has `user_id`, `items` and `timestamps` of user u.
-      items: record i has `item_id`, `title` and `attributes` of item i.
+      items: record i has `item_id`, `title`, `attributes` and `text` of item i.
     """
 
     users: Any

@@ -5,7 +5,7 @@ Everything older than the target may be read, so the test split sees the validat
 cut its *newest* items stay, and every older item, cut or not, is excluded from the ranking.
 
 Differs: the reference code keeps the oldest 51 items, ranks against items still in the history and selects on
-test.
+test; `comparability.py` can do so too.
 """
 
 from collections.abc import Sequence

@@ -4,7 +4,7 @@ A rank is exact, over the whole catalogue, and never flatters: what cannot be to
 stands before it. Read `ranks` first; which users and targets there are is said in `protocols.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,14 @@ from jaxtyping import Array, Bool, Float, Int
 
 from tokenrec_jax.retrieval import search
 from tokenrec_jax.types import ConfigError, DataError
+
+#: What a target at a rank within the cutoff is worth, by metric.
+GAINS: Mapping[str, Callable[[Float[np.ndarray, " users"]], Float[np.ndarray, " users"]]] = {
+    "hr": np.ones_like,
+    "ndcg": lambda rank: 1.0 / np.log2(rank + 1.0),
+    "mrr": lambda rank: 1.0 / rank,
+    "recall": np.ones_like,
+}
 
 
 @jax.jit
@@ -76,17 +84,16 @@ def metrics(ranks: Int[np.ndarray, " users"], cutoffs: Sequence[int]) -> dict[st
     Source: NDCG with binary relevance, Järvelin and Kekäläinen (2002).
     """
     check_cutoffs(cutoffs)
-    rank = ranks[ranks >= 1].astype(np.float64)
+    rank = ranks[ranks >= 1]
     if rank.size == 0:
         raise DataError("ranks: no user has a target; allowed is at least one")
-    result = {}
-    for k in cutoffs:
-        hit = rank <= k
-        result[f"hr@{k}"] = float(np.mean(hit))
-        result[f"ndcg@{k}"] = float(np.mean(hit / np.log2(rank + 1.0)))
-        result[f"mrr@{k}"] = float(np.mean(hit / rank))
-        result[f"recall@{k}"] = result[f"hr@{k}"]
-    return result
+    return {f"{name}@{k}": float(np.mean(gains(rank, name=name, cutoff=k))) for k in cutoffs for name in GAINS}
+
+
+def gains(ranks: Int[np.ndarray, " users"], *, name: str, cutoff: int) -> Float[np.ndarray, " users"]:
+    """Returns each user's value of one of `GAINS` at a cutoff, float64; all ranks are 1 or more."""
+    rank = ranks.astype(np.float64)
+    return np.where(rank <= cutoff, GAINS[name](rank), 0.0)
 
 
 def check_cutoffs(cutoffs: Sequence[int]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from tokenrec_jax.data.interactions import Interactions
-from tokenrec_jax.growth.rows import Rows, read_id
+from tokenrec_jax.growth.rows import Items, Rows, read_id
 from tokenrec_jax.types import DataError
 
 
@@ -70,7 +70,7 @@ class Catalogue:
     Attributes:
       run: the data set of the run.
       user_map, item_map: original ids; the first `num_users` and `num_items` of them count.
-      titles: of the items, "" where unknown; shared like the maps.
+      titles, attributes: of the items, empty where unknown; shared like the maps.
       indptr, items, times: histories, oldest first; seconds since 1970, 0 where unknown.
       edge_users, edge_items: interactions of the graph, those of the run first, then the others as they came.
       removed: items that are never recommended.
@@ -80,6 +80,7 @@ class Catalogue:
     user_map: IdMap
     item_map: IdMap
     titles: list[str]
+    attributes: list[tuple[str, ...]]
     num_users: int
     num_items: int
     indptr: Int[np.ndarray, " users_plus_one"]
@@ -98,6 +99,7 @@ class Catalogue:
             user_map=IdMap(run.user_ids, kind="user", source=run.name),
             item_map=IdMap(run.item_ids, kind="item", source=run.name),
             titles=list(run.item_titles or [""] * run.num_items),
+            attributes=list(run.item_attributes or [()] * run.num_items),
             num_users=run.num_users,
             num_items=run.num_items,
             indptr=run.indptr.astype(np.int64),
@@ -111,7 +113,7 @@ class Catalogue:
     @functools.cached_property
     def interactions(self) -> Interactions:
         """Everything as one data set, in the rows of the tables. New users may have fewer than three interactions."""
-        attributes, titles = self.run.item_attributes, tuple(self.titles[: self.num_items])
+        titles, attributes = tuple(self.titles[: self.num_items]), tuple(self.attributes[: self.num_items])
         return dataclasses.replace(
             self.run,
             indptr=self.indptr,
@@ -120,7 +122,7 @@ class Catalogue:
             item_ids=tuple(self.item_map.ids[: self.num_items]),
             timestamps=None if self.run.timestamps is None else self.times,
             item_titles=titles if any(titles) or self.run.item_titles is not None else None,
-            item_attributes=None if attributes is None else attributes + ((),) * (self.num_items - len(attributes)),
+            item_attributes=attributes if any(attributes) or self.run.item_attributes is not None else None,
         )
 
     def history(self, user: int) -> Int[np.ndarray, " history"]:
@@ -162,9 +164,7 @@ class Catalogue:
         """
         users, items = self.user_map.add(rows.users), self.item_map.add(rows.items)
         num_users, num_items = len(self.user_map.ids), len(self.item_map.ids)
-        self.titles.extend([""] * (num_items - len(self.titles)))
-        for item, title in zip(items.tolist(), rows.titles, strict=True):
-            self.titles[item] = self.titles[item] or title
+        self._describe(items, titles=rows.titles, attributes=[()] * len(items))
         new = self._are_new(users, items, stride=num_items)
         if not new.any():
             return self
@@ -185,11 +185,33 @@ class Catalogue:
             removed=np.pad(self.removed, (0, num_items - self.num_items)),
         )
 
+    def with_items(self, items: Items) -> "Catalogue":
+        """Returns the catalogue with items that nobody has touched; itself if it knows them all."""
+        rows = self.item_map.add(items.items)
+        num_items = len(self.item_map.ids)
+        if num_items == self.num_items:
+            return self
+        self._describe(rows, titles=items.titles, attributes=items.attributes)
+        removed = np.pad(self.removed, (0, num_items - self.num_items))
+        return dataclasses.replace(self, num_items=num_items, removed=removed)
+
+    def _describe(
+        self, items: Int[np.ndarray, " rows"], *, titles: Sequence[str], attributes: Sequence[tuple[str, ...]]
+    ) -> None:
+        """Keeps what is said of items first."""
+        new = len(self.item_map.ids) - len(self.titles)
+        self.titles.extend([""] * new)
+        self.attributes.extend([()] * new)
+        for item, title, values in zip(items.tolist(), titles, attributes, strict=True):
+            self.titles[item] = self.titles[item] or title
+            self.attributes[item] = self.attributes[item] or values
+
     def forget_later(self) -> None:
         """Undoes what catalogues made from this one have left in the shared maps; for additions that failed."""
         self.user_map.truncate(self.num_users)
         self.item_map.truncate(self.num_items)
         del self.titles[self.num_items :]
+        del self.attributes[self.num_items :]
 
     def _are_new(
         self, users: Int[np.ndarray, " rows"], items: Int[np.ndarray, " rows"], *, stride: int

@@ -9,10 +9,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tokenrec_jax.sharding import fetch, path_name, put, state_shardings
+from tokenrec_jax.types import PADDING
 
 # Every array of the model with a row a user or an item. Weights of new items count as those of one user's.
-_TABLES = re.compile(r"/((user|item)_(embedding|vectors|codes)|item_residual|inverse_sqrt_degree)$")
+_TABLES = re.compile(
+    r"/((user|item)_(embedding|vectors|codes)|item_residual|item_features|item_text|inverse_sqrt_degree)$"
+)
 _FILLED_WITH_ONES = "inverse_sqrt_degree"
+_FILLED_WITH_PADDING = "item_features"
 
 
 def resize_tables(trees: tuple[Any, ...], *, rows: Mapping[str, int], keep: Mapping[str, int], mesh: Mesh) -> Any:
@@ -30,7 +34,7 @@ def resize_tables(trees: tuple[Any, ...], *, rows: Mapping[str, int], keep: Mapp
         if not _TABLES.search(name):
             return leaf
         side = "user" if "/user_" in name else "item"
-        fill = 1 if name.endswith(_FILLED_WITH_ONES) else 0
+        fill = 1 if name.endswith(_FILLED_WITH_ONES) else PADDING if name.endswith(_FILLED_WITH_PADDING) else 0
         table = np.full((rows[side], *leaf.shape[1:]), fill, leaf.dtype)
         kept = min(keep[side], rows[side])
         table[:kept] = fetch(leaf)[:kept]

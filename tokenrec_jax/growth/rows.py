@@ -53,6 +53,43 @@ def read_rows(table: Any) -> Rows:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Items:
+    """Items by original ids and what is known of them.
+
+    Attributes:
+      items: original ids.
+      titles: "" where not given.
+      attributes: categorical values, in the words of the run's data; empty where not given.
+    """
+
+    items: list[str]
+    titles: list[str]
+    attributes: list[tuple[str, ...]]
+
+
+def read_items(
+    items: Sequence[Any], *, titles: Sequence[Any] | None, attributes: Sequence[Sequence[str]] | None
+) -> Items:
+    """Returns the arguments of `Recommender.add_items` as columns.
+
+    Raises:
+      DataError: an id, a title or a value is not what it should be, or the columns differ in length.
+    """
+    lengths = [len(column) for column in (items, titles, attributes) if column is not None]
+    if len(set(lengths)) > 1:
+        raise DataError(f"items: columns have lengths {lengths}; allowed is one length for all")
+    values = attributes or [()] * len(items)
+    for row, of_item in enumerate(values):
+        if isinstance(of_item, str) or not all(isinstance(value, str) for value in of_item):
+            raise DataError(f"row {row}: attributes are {of_item!r}; allowed are lists of texts")
+    return Items(
+        items=[read_id(value, f"row {row}: item") for row, value in enumerate(items)],
+        titles=[_title(value, row) for row, value in enumerate(titles or [None] * len(items))],
+        attributes=[tuple(of_item) for of_item in values],
+    )
+
+
 def read_id(value: Any, where: str) -> str:
     """Returns an original id as text.
 

@@ -20,10 +20,11 @@ from tokenrec_jax.data.graph import ROW_MULTIPLE, arrange_graph, graph_shardings
 from tokenrec_jax.growth.catalogue import Catalogue
 from tokenrec_jax.growth.padding import resize_tables
 from tokenrec_jax.growth.propagation import Propagated, Start, fit_start, moved, propagate_grown, session_vectors
-from tokenrec_jax.numerics import round_up
+from tokenrec_jax.numerics import normalize, round_up
 from tokenrec_jax.partitioned import ROWS
 from tokenrec_jax.sharding import ROW_AXES, fetch, on_mesh, put, replicated
-from tokenrec_jax.training.state import ModelDefinition, Params
+from tokenrec_jax.training.build import BuiltModel
+from tokenrec_jax.training.state import Params
 
 #: Vectors move in steps of the root mean square of their table divided by this; see `propagation.moved`.
 STEPS = 256
@@ -77,16 +78,19 @@ class Tables:
 class Grower:
     """The programs that grow tables; compiled by `start`, and again where additions exceed the headroom."""
 
-    def __init__(self, definition: ModelDefinition, *, config: Config, mesh: Mesh, headroom: float):
+    def __init__(self, built: BuiltModel, *, config: Config, mesh: Mesh, headroom: float):
         """Prepares the programs.
 
         Args:
-          definition: of the model.
+          built: definition of the model, and how it reads what is known of items.
           config: of the run.
           mesh: devices.
           headroom: share of users, items and interactions to leave free.
         """
-        self._definition, self._mesh, self._headroom = definition, mesh, headroom
+        self._definition, self._mesh, self._headroom = built.definition, mesh, headroom
+        self._features, self._text = built.features, built.text
+        has_content = built.features is not None or built.text is not None
+        definition = built.definition
         self._shards = math.prod(mesh.shape[axis] for axis in ROW_AXES)
         # Other runs never read them while they recommend.
         self._sides = ("user", "item") if config.llm.user_tokens == "learned" else ("item",)
@@ -99,6 +103,12 @@ class Grower:
         def fit(embedding, vectors, known, graph) -> Start:
             with on_mesh(mesh):
                 return fit_start(embedding, vectors, known, graph)
+
+        def move(params, buffers, run, after, untouched):
+            with on_mesh(mesh):
+                model = definition.merge(params, buffers)
+                content = model.content_vectors() if has_content else None
+                return _move(run, after, _vectors(buffers), untouched=untouched, content=content)
 
         def encode_sessions(params, buffers, history, sent, run):
             vectors = session_vectors(
@@ -114,7 +124,7 @@ class Grower:
 
         self._fit = jax.jit(fit, out_shardings=replicated(mesh))
         self._propagate = jax.jit(propagate, out_shardings=rows)
-        self._move = jax.jit(_move, out_shardings=rows)
+        self._move = jax.jit(move, out_shardings=rows)
         self._encode = jax.jit(self._encode_rows, static_argnames=("side",), out_shardings=rows)
         self._encode_sessions = jax.jit(encode_sessions, out_shardings=replicated(mesh))
 
@@ -142,7 +152,7 @@ class Grower:
         steps = put(steps, replicated(self._mesh))
         run = RunTables(vectors=vectors, before=before, known=known, start=start, steps=steps)
         tables = Tables(params=params, buffers=buffers, run=run, propagated=before, graph=graph)
-        self._follow(tables, before)
+        self._follow(tables, catalogue, before)
         for side in self._sides:
             self._encoded(params, buffers, np.zeros(1, np.int64), side=side)
         return tables
@@ -153,12 +163,12 @@ class Grower:
         The result does not depend on `tables`, but for how much is computed: codes are those of the moved vectors, and
         only rows that moved since are encoded again.
         """
-        tables = self._with_room(tables, catalogue)
+        tables = self._with_content(self._with_room(tables, catalogue), catalogue)
         length = len(jax.tree.leaves(tables.graph.edges)[0]) // self._shards**2
         graph = self._graph(catalogue, tables.rows, length=length)
         run = tables.run
         after = self._propagate(_embedding(tables.params), run.vectors, run.known, run.start, graph)
-        vectors, changed = self._follow(tables, after)
+        vectors, changed = self._follow(tables, catalogue, after)
         weights = np.ones(tables.rows["item"], np.float32)
         degrees = np.bincount(catalogue.edge_items, minlength=catalogue.num_items)
         weights[: len(degrees)] = 1.0 / np.sqrt(np.maximum(degrees, 1))
@@ -217,11 +227,32 @@ class Grower:
         )
         return jax.tree.map(put, graph, graph_shardings(self._mesh))
 
+    def _with_content(self, tables: Tables, catalogue: Catalogue) -> Tables:
+        """Returns the tables with the content of items that the run does not know."""
+        first = catalogue.run.num_items
+        if catalogue.num_items == first:
+            return tables
+        new = {}
+        if self._features is not None:
+            new["item_features"] = self._features.encode(tuple(catalogue.attributes[first : catalogue.num_items]))
+        if self._text is not None:
+            new["item_text"] = self._text.vectors(catalogue.interactions.texts()[first:])
+        grown = dict(tables.buffers["tables"])
+        for name, rows in new.items():
+            table = fetch(grown[name]).copy()
+            table[first : first + len(rows)] = rows
+            grown[name] = put(table, grown[name].sharding)
+        return dataclasses.replace(tables, buffers={**tables.buffers, "tables": grown})
+
     def _follow(
-        self, tables: Tables, after: Propagated
+        self, tables: Tables, catalogue: Catalogue, after: Propagated
     ) -> tuple[list[jax.Array], dict[str, Bool[np.ndarray, " rows"]]]:
         """Returns the vectors of users and of items, and which rows of each side differ from those of `tables`."""
-        vectors, changed = self._move(tables.run, after, _vectors(tables.buffers))
+        untouched = np.zeros(tables.rows["item"], bool)
+        untouched[catalogue.run.num_items : catalogue.num_items] = True
+        untouched[catalogue.edge_items] = False
+        placed = put(untouched, NamedSharding(self._mesh, ROWS))
+        vectors, changed = self._move(tables.params, tables.buffers, tables.run, after, placed)
         return vectors, dict(zip(("user", "item"), fetch(changed), strict=True))
 
     def _encoded(
@@ -243,11 +274,20 @@ class Grower:
         return codes.at[rows].set(found.astype(codes.dtype), mode="drop")
 
 
-def _move(run: RunTables, after: Propagated, previous: tuple) -> tuple[list[jax.Array], list[jax.Array]]:
+def _move(
+    run: RunTables, after: Propagated, previous: tuple, *, untouched: Array, content: Array | None
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    """Returns the vectors of users and of items, and which rows differ from the previous ones.
+
+    Content stands for an item that nobody has touched, as long as the run's vectors are.
+    """
     vectors = [
         moved(own, before=before, after=now, step=step)
         for own, before, now, step in zip(run.vectors, run.before[:2], after[:2], run.steps, strict=True)
     ]
+    if content is not None:
+        length = run.steps[1] * STEPS * content.shape[1] ** 0.5
+        vectors[1] = jnp.where(untouched[:, None], length * normalize(content), vectors[1])
     return vectors, [jnp.any(new != old, axis=1) for new, old in zip(vectors, previous, strict=True)]
 
 

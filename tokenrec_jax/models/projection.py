@@ -19,6 +19,7 @@ def fold_in(
     *,
     item_vectors: Float[Array, "items emb"],
     inverse_sqrt_degree: Float[Array, " items"],
+    lag_weights: Float[Array, " lags"] | None = None,
 ) -> Float[Array, "batch history emb"]:
     """Returns the user vector after each item of a history: one step of graph propagation from the items alone.
 
@@ -26,10 +27,23 @@ def fold_in(
     a row is that of its whole history up to the factor of its padded length.
 
     Source: the propagation rule of LightGCN (He et al., 2020, eq. 3) for a user outside of the graph.
+    Differs: with `lag_weights` an item counts by how long ago it was.
+
+    Args:
+      history: item ids, oldest first, right-padded with `PADDING`.
+      item_vectors: collaborative embeddings.
+      inverse_sqrt_degree: of the items.
+      lag_weights: weight of the newest item, of the one before it, and so on, as long as a history at least.
     """
     index = jnp.maximum(history, 0)
     weight = jnp.where(history == PADDING, 0.0, take_rows(inverse_sqrt_degree, index))
-    total = jnp.cumsum(take_rows(item_vectors, index) * weight[..., None], axis=1)
+    sent = take_rows(item_vectors, index) * weight[..., None]
+    if lag_weights is None:
+        total = jnp.cumsum(sent, axis=1)
+    else:
+        place = jnp.arange(history.shape[1])
+        lag = place[:, None] - place[None]
+        total = jnp.einsum("ts,bsd->btd", jnp.where(lag < 0, 0.0, lag_weights[jnp.maximum(lag, 0)]), sent)
     count = jnp.maximum(jnp.cumsum(history != PADDING, axis=1), 1)
     return total * jax.lax.rsqrt(count.astype(total.dtype))[..., None]
 
@@ -38,40 +52,69 @@ class QueryHead(nnx.Module):
     """Projects hidden states into the item space and, by config, lets both sides start from the graph.
 
     Differs: TokenRec's query is the projection alone and its item vectors are frozen. With `llm.fold_in` the query is
-    unit(projection) / temperature + scale * unit(fold-in), still one vector; with `llm.item_residual` an item is
-    unit(unit(z) + learned residual).
+    projection + scale * unit(fold-in), still one vector; with `llm.item_residual` and
+    `llm.item_features` an item is unit(unit(z) + learned residual + learned vectors of its values).
     """
 
     def __init__(self, config: Config, *, hidden_size: int, num_items: int, rngs: nnx.Rngs):
         """Makes a two-layer projection hidden_size -> llm.projection_dim -> lightgcn.embedding_dim."""
         dim = config.lightgcn.embedding_dim
         self.hidden = nnx.Linear(hidden_size, config.llm.projection_dim, rngs=rngs)
-        self.output = nnx.Linear(config.llm.projection_dim, dim, rngs=rngs)
+        self.free = config.llm.fold_in and config.llm.projection == "free"
+        # A new model adds nothing to the fold-in.
+        start = nnx.initializers.zeros if self.free else nnx.initializers.lecun_normal()
+        self.output = nnx.Linear(config.llm.projection_dim, dim, kernel_init=start, rngs=rngs)
         self.temperature = config.loss.temperature
         if config.llm.fold_in:
             self.fold_in_scale = nnx.Param(jnp.array(config.llm.fold_in_scale, jnp.float32))
+            lag = jnp.arange(1, config.data.max_history + 1, dtype=jnp.float32)
+            self.lag_weights = nnx.Param(lag**-config.llm.fold_in_recency)
         if config.llm.item_residual:
             self.item_residual = nnx.Param(jnp.zeros((num_items, dim)))
         if config.llm.item_vectors_at_input:
             self.input = nnx.Linear(dim, hidden_size, use_bias=False, rngs=rngs)
 
-    def item_space(self, item_vectors: Float[Array, "items emb"]) -> Float[Array, "items emb"]:
-        """Returns the unit vectors that queries are matched against."""
+    def fold_in(
+        self,
+        history: Int[Array, "batch history"],
+        *,
+        item_vectors: Float[Array, "items emb"],
+        inverse_sqrt_degree: Float[Array, " items"],
+    ) -> Float[Array, "batch history emb"]:
+        """Returns the fold-in that queries start from; see the function `fold_in`."""
+        return fold_in(
+            history,
+            item_vectors=item_vectors,
+            inverse_sqrt_degree=inverse_sqrt_degree,
+            lag_weights=self.lag_weights[...],
+        )
+
+    def item_space(
+        self, item_vectors: Float[Array, "items emb"], features: Float[Array, "items emb"] | None = None
+    ) -> Float[Array, "items emb"]:
+        """Returns the unit vectors that queries are matched against.
+
+        Args:
+          item_vectors: collaborative embeddings.
+          features: what is known of the items besides.
+        """
         space = normalize(item_vectors)
-        return normalize(space + self.item_residual[...]) if hasattr(self, "item_residual") else space
+        if hasattr(self, "item_residual"):
+            space = space + self.item_residual[...]
+        if features is not None:
+            space = space + features
+        return normalize(space)
 
     def queries(
-        self, hidden: Float[Array, "batch position model"], folded: Float[Array, "batch position emb"]
+        self, hidden: Float[Array, "batch position model"], folded: Float[Array, "batch position emb"] | None
     ) -> Float[Array, "batch position emb"]:
         """Returns queries whose dot product with `item_space` is the logit of an item.
 
         Args:
           hidden: final hidden state at each supervised position.
-          folded: fold-in of the history up to each of them; read only with `llm.fold_in`.
+          folded: fold-in of the history up to each of them; None without `llm.fold_in`.
         """
         with jax.named_scope("query_head"):
             projected = self.output(nnx.gelu(self.hidden(hidden.astype(jnp.float32))))
-            query = normalize(projected) / self.temperature
-            if hasattr(self, "fold_in_scale"):
-                query = query + self.fold_in_scale[...] * normalize(folded)
-            return query
+            query = projected if self.free else normalize(projected) / self.temperature
+            return query if folded is None else query + self.fold_in_scale[...] * normalize(folded)

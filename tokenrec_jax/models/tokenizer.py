@@ -16,6 +16,7 @@ from tokenrec_jax.models.buffer import Buffer
 from tokenrec_jax.models.kmeans import fit_kmeans
 from tokenrec_jax.models.stacked_mlp import MOMENTUM, StackedMLP
 from tokenrec_jax.models.tokenizer_base import Tokenizer, TokenizerOutput, make_output, mask_elements
+from tokenrec_jax.models.tokenizer_random import RandomTokenizer
 from tokenrec_jax.models.tokenizer_residual import KMeansTokenizer, ResidualVQTokenizer
 from tokenrec_jax.types import ConfigError
 
@@ -34,6 +35,8 @@ def build_tokenizer(config: TokenizerConfig, *, dim: int, rngs: nnx.Rngs) -> Tok
     _check(config, dim=dim)
     if config.kind == "kmeans":
         return KMeansTokenizer(config, dim=dim)
+    if config.kind == "random":
+        return RandomTokenizer(config, dim=dim)
     if config.kind == "residual_vq":
         return ResidualVQTokenizer(config, dim=dim, rngs=rngs)
     return MaskedVQTokenizer(config, dim=dim, rngs=rngs)

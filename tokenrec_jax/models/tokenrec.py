@@ -5,7 +5,6 @@ What is trained when, and with which loss, is in `training/`. Top-level attribut
 what was computed and is not trained.
 """
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -16,7 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from tokenrec_jax.config import Config
-from tokenrec_jax.models.buffer import Buffer
+from tokenrec_jax.models.item_features import ItemFeatures, rows_of
 from tokenrec_jax.models.lightgcn import LightGCN, propagate
 from tokenrec_jax.models.llm.interface import LanguageModel
 from tokenrec_jax.models.llm.lora import LowRankAdapters
@@ -27,6 +26,7 @@ from tokenrec_jax.models.prompting import (
     history_lengths,
     prompt_length,
 )
+from tokenrec_jax.models.tables import ItemContent, ModelShape, Tables
 from tokenrec_jax.models.tokenizer import build_tokenizer
 from tokenrec_jax.numerics import round_up
 from tokenrec_jax.partitioned import take_rows
@@ -34,72 +34,6 @@ from tokenrec_jax.types import PADDING, PromptTemplates
 
 #: The table of code tokens is padded to a multiple of this many rows, so that it can be sharded.
 CODE_TOKEN_MULTIPLE = 128
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelShape:
-    """Sizes that come from the data and the vocabulary rather than from the config.
-
-    Attributes:
-      num_users: users of the data set.
-      num_items: items of the data set.
-      user_rows: padded rows of the user tables.
-      item_rows: padded rows of the item tables.
-      first_user_token: vocabulary id of user book 0, code 0, which is the first one that is not text.
-      first_item_token: vocabulary id of item book 0, code 0.
-      pad_token: fills prompts.
-      num_text_tokens: text tokens of the longest template.
-    """
-
-    num_users: int
-    num_items: int
-    user_rows: int
-    item_rows: int
-    first_user_token: int
-    first_item_token: int
-    pad_token: int
-    num_text_tokens: int
-
-
-class Tables(nnx.Module):
-    """Arrays that stages hand to later stages; one row a user or an item, padded rows at the end.
-
-    Attributes:
-      user_vectors, item_vectors: collaborative embeddings, frozen when the stage COLLABORATIVE ended.
-      user_codes, item_codes: their codes.
-      inverse_sqrt_degree: weight of an item in a fold-in.
-      text, text_length, slot, answer: the prompt templates, see `PromptTemplates`. The last template is the unseen one.
-    """
-
-    def __init__(
-        self,
-        config: Config,
-        *,
-        shape: ModelShape,
-        templates: PromptTemplates,
-        inverse_sqrt_degree: Float[Any, " items"],
-    ):
-        """Makes empty tables around the given constants."""
-        dim, books = config.lightgcn.embedding_dim, config.tokenizer.num_books
-        self.user_vectors = Buffer(jnp.zeros((shape.user_rows, dim)))
-        self.item_vectors = Buffer(jnp.zeros((shape.item_rows, dim)))
-        self.user_codes = Buffer(jnp.zeros((shape.user_rows, books), jnp.int32))
-        self.item_codes = Buffer(jnp.zeros((shape.item_rows, books), jnp.int32))
-        self.inverse_sqrt_degree = Buffer(jnp.asarray(inverse_sqrt_degree))
-        self.text = Buffer(jnp.asarray(templates.text))
-        self.text_length = Buffer(jnp.asarray(templates.text_length))
-        self.slot = Buffer(jnp.asarray(templates.slot))
-        self.answer = Buffer(jnp.asarray(templates.answer))
-
-    @property
-    def templates(self) -> PromptTemplates:
-        """The prompt templates as one object."""
-        return PromptTemplates(
-            text=self.text[...],
-            text_length=self.text_length[...],
-            slot=self.slot[...],
-            answer=self.answer[...],
-        )
 
 
 class TokenRec(nnx.Module):
@@ -113,6 +47,7 @@ class TokenRec(nnx.Module):
         llm: LanguageModel,
         templates: PromptTemplates,
         inverse_sqrt_degree: Float[Any, " items"],
+        content: ItemContent | None = None,
         rngs: nnx.Rngs,
     ):
         """Composes the parts around a language model that knows only its own vocabulary."""
@@ -132,7 +67,21 @@ class TokenRec(nnx.Module):
         rows = round_up(codes, multiple=CODE_TOKEN_MULTIPLE)
         self.code_tokens = nnx.Param(jnp.zeros((rows, llm.hidden_size)))
         self.head = QueryHead(config, hidden_size=llm.hidden_size, num_items=shape.item_rows, rngs=rngs)
-        self.tables = Tables(config, shape=shape, templates=templates, inverse_sqrt_degree=inverse_sqrt_degree)
+        if shape.num_features or shape.text_dim:
+            self.features = ItemFeatures(
+                num_values=shape.num_features,
+                text_dim=shape.text_dim,
+                dim=dim,
+                hidden_size=llm.hidden_size,
+                rngs=rngs,
+            )
+        self.tables = Tables(
+            config,
+            shape=shape,
+            templates=templates,
+            inverse_sqrt_degree=inverse_sqrt_degree,
+            content=content,
+        )
 
     def queries(
         self,
@@ -153,17 +102,37 @@ class TokenRec(nnx.Module):
           key: decides dropout; None switches it off.
         """
         vectors = self.tables.item_vectors[...] if item_vectors is None else item_vectors
-        folded = fold_in(history, item_vectors=vectors, inverse_sqrt_degree=self.tables.inverse_sqrt_degree[...])
-        drop_key, llm_key = (None, None) if key is None else jax.random.split(key)
+        degree = self.tables.inverse_sqrt_degree[...]
+        drop_key = item_key = llm_key = None
+        if key is not None:
+            drop_key, item_key, llm_key = jax.random.split(key, 3)
+        visible = self._visible(history, item_key)
         with jax.named_scope("llm"):
             if self.config.llm.objective == "dense":
-                hidden = self._dense_hidden(user, history, template, vectors, drop_key=drop_key, llm_key=llm_key)
-            else:
-                hidden = self._prompt_hidden(
-                    user, history, template, vectors, folded[:, -1], drop_key=drop_key, llm_key=llm_key
+                hidden = self._dense_hidden(
+                    user, history, template, vectors, visible, drop_key=drop_key, llm_key=llm_key
                 )
-                folded = folded[:, -1:]
-        return self.head.queries(hidden, folded)
+            else:
+                # The user's tokens stand for all that the user did, however long ago.
+                whole = fold_in(history, item_vectors=vectors, inverse_sqrt_degree=degree)[:, -1]
+                hidden = self._prompt_hidden(
+                    user, history, template, vectors, whole, visible, drop_key=drop_key, llm_key=llm_key
+                )
+        if not self.config.llm.fold_in:
+            return self.head.queries(hidden, None)
+        folded = self.head.fold_in(history, item_vectors=vectors, inverse_sqrt_degree=degree)
+        return self.head.queries(hidden, folded if hidden.shape[1] > 1 else self._last(folded, history))
+
+    def item_space(self, item_vectors: Float[Array, "items emb"]) -> Float[Array, "items emb"]:
+        """Returns the unit vectors of items that queries are matched against, from collaborative embeddings."""
+        return self.head.item_space(item_vectors, self.content_vectors() if hasattr(self, "features") else None)
+
+    def content_vectors(self) -> Float[Array, "items emb"]:
+        """Returns what content says of the place of each item in the item space."""
+        return self.features.in_space(self._feature_table("item_features"), self._feature_table("item_text"))
+
+    def _feature_table(self, name: str) -> Array | None:
+        return getattr(self.tables, name)[...] if hasattr(self.tables, name) else None
 
     @property
     def shares_instruction(self) -> bool:
@@ -178,7 +147,7 @@ class TokenRec(nnx.Module):
         """Returns a copy of the language model with its adapters, if it has any, added to its weights."""
         return self.lora.merged(self.llm) if hasattr(self, "lora") else nnx.merge(*nnx.split(self.llm))
 
-    def _prompt_hidden(self, user, history, template, vectors, folded, *, drop_key, llm_key):
+    def _prompt_hidden(self, user, history, template, vectors, folded, visible, *, drop_key, llm_key):
         """Returns hidden states [batch, 1, model]: user and history in the prompt, a fixed answer after it."""
         pooled = self.config.llm.item_positions == "pooled"
         user_tokens = self._user_tokens(user, folded)
@@ -201,18 +170,21 @@ class TokenRec(nnx.Module):
             pad_token=self.shape.pad_token,
         )
         embedded = self._embed(prompt.tokens)
-        if pooled or self.config.llm.item_vectors_at_input:
-            # One row a history position, from which each token of the prompt picks that of its item.
-            rows = self._pooled_items(history, vectors) if pooled else self._projected_items(history, vectors)
-            rows = rows.astype(embedded.dtype)
-            picked = jnp.take_along_axis(rows, jnp.maximum(prompt.history_index, 0)[..., None], axis=1)
-            of_item = (prompt.history_index != PADDING)[..., None]
+        # One row a history position, from which each token of the prompt picks that of its item.
+        rows = self._pooled_items(history, vectors) if pooled else self._beside_codes(history, vectors)
+        place = jnp.maximum(prompt.history_index, 0)
+        of_item = (prompt.history_index != PADDING)[..., None]
+        if rows is not None:
+            picked = jnp.take_along_axis(rows.astype(embedded.dtype), place[..., None], axis=1)
             embedded = jnp.where(of_item, picked if pooled else embedded + picked, embedded)
+        if visible is not None:
+            hidden = of_item & ~jnp.take_along_axis(visible, place, axis=1)[..., None]
+            embedded = jnp.where(hidden, 0, embedded)
         answer = self._embed(self.tables.answer[...])
         answer = jnp.broadcast_to(answer[None], (user.shape[0], *answer.shape))
         return self.adapted_llm().hidden_states(embedded, prompt.mask, query_embeds=answer, key=llm_key)[:, -1:]
 
-    def _dense_hidden(self, user, history, template, vectors, *, drop_key, llm_key):
+    def _dense_hidden(self, user, history, template, vectors, visible, *, drop_key, llm_key):
         """Returns hidden states [batch, history, model]: an instruction, then the items, each seeing those before it.
 
         The history is what a decoder reads: T5's own, or the rest of the sequence of a causal model. Where an item has
@@ -228,10 +200,13 @@ class TokenRec(nnx.Module):
             items = self._pooled_items(history, vectors)
         else:
             items = self._embed_codes(self._item_tokens(history))
-            if self.config.llm.item_vectors_at_input:
-                items = items + self._projected_items(history, vectors)[:, :, None].astype(items.dtype)
+            beside = self._beside_codes(history, vectors)
+            if beside is not None:
+                items = items + beside[:, :, None].astype(items.dtype)
             per_item = items.shape[2]
             items = items.reshape(items.shape[0], -1, items.shape[3])
+        if visible is not None:
+            items = jnp.where(jnp.repeat(visible, per_item, axis=1)[..., None], items, 0)
         hidden = self.adapted_llm().hidden_states(embedded, mask, query_embeds=items, key=llm_key)
         return hidden[:, per_item - 1 :: per_item]
 
@@ -295,15 +270,36 @@ class TokenRec(nnx.Module):
         )
 
     def _pooled_items(self, history, vectors) -> Float[Array, "batch history model"]:
-        """Returns one embedding an item: the sum of those of its codes and, by config, its projected vector."""
-        items = self._sum_of_codes(self._item_tokens(history))
+        """Returns one embedding an item: the sum of those of its codes and of what stands beside them, by config."""
+        parts = [] if (beside := self._beside_codes(history, vectors)) is None else [beside]
+        if self.config.llm.codes_at_input:
+            parts.append(self._sum_of_codes(self._item_tokens(history)))
+        return functools.reduce(jnp.add, parts)
+
+    def _beside_codes(self, history, vectors) -> Float[Array, "batch history model"] | None:
+        """Returns what the language model reads of each item besides its codes; None where that is nothing."""
+        parts = []
         if self.config.llm.item_vectors_at_input:
-            items = items + self._projected_items(history, vectors).astype(items.dtype)
-        return items
+            parts.append(self._projected_items(history, vectors))
+        if hasattr(self, "features"):
+            tables = (self._feature_table("item_features"), self._feature_table("item_text"))
+            parts.append(self.features.at_input(*(None if each is None else rows_of(each, history) for each in tables)))
+        return functools.reduce(jnp.add, parts) if parts else None
+
+    def _visible(self, history, key: jax.Array | None) -> Bool[Array, "batch history"] | None:
+        """Returns which items of the histories the language model may read in training; None for all."""
+        if key is None or self.config.llm.item_dropout == 0:
+            return None
+        return jax.random.bernoulli(key, 1 - self.config.llm.item_dropout, history.shape)
+
+    def _last(self, folded, history) -> Float[Array, "batch 1 emb"]:
+        """Returns the entry of the newest item of each history."""
+        newest = jnp.maximum(history_lengths(history) - 1, 0)
+        return jnp.take_along_axis(folded, newest[:, None, None], axis=1)
 
     def _projected_items(self, history, vectors) -> Float[Array, "batch history model"]:
         """Returns the item-space vectors of a history as seen at the input of the language model."""
-        return self.head.input(take_rows(self.head.item_space(vectors), jnp.maximum(history, 0)))
+        return self.head.input(take_rows(self.item_space(vectors), jnp.maximum(history, 0)))
 
     def user_rows_to_tokenize(self, item_vectors, graph: jraph.GraphsTuple) -> Float[Array, "users emb"]:
         """Returns the vectors that the user tokenizer learns from: learned ones, or the fold-in of each history.

@@ -87,7 +87,7 @@ def lower(recommender: Recommender, *, k: int) -> tuple[bytes, dict[str, np.ndar
     excluded items anyhow.
     """
     definition, model = recommender.built.definition, recommender.model
-    items = jax.jit(model.head.item_space)(model.tables.item_vectors[...])[: recommender.interactions.num_items]
+    items = jax.jit(model.item_space)(model.tables.item_vectors[...])[: recommender.interactions.num_items]
     leaves, structure = jax.tree_util.tree_flatten_with_path({"model": split(model), "items": normalize(items)})
     arrays = {path_name(path): fetch(leaf) for path, leaf in leaves}
 

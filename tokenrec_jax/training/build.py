@@ -14,15 +14,18 @@ from jaxtyping import Float
 
 from tokenrec_jax.config import Config
 from tokenrec_jax.data import prompts
+from tokenrec_jax.data.features import FeatureTable, feature_table
 from tokenrec_jax.data.graph import build_graph, graph_shardings, inverse_sqrt_degree, padded_rows
 from tokenrec_jax.data.interactions import Interactions
 from tokenrec_jax.data.vocabulary import Vocabulary, load_tokenizer, make_vocabulary, word_tokenizer
 from tokenrec_jax.models import llm
-from tokenrec_jax.models.tokenrec import ModelShape, TokenRec
+from tokenrec_jax.models.tables import ItemContent, ModelShape
+from tokenrec_jax.models.tokenrec import TokenRec
 from tokenrec_jax.numerics import round_up
 from tokenrec_jax.sharding import FSDP, TENSOR, put, state_shardings
+from tokenrec_jax.training.item_text import TextMap, fit_text_map
 from tokenrec_jax.training.state import ModelDefinition, Params, abstract_state, define_model
-from tokenrec_jax.types import PromptTemplates
+from tokenrec_jax.types import PADDING, PromptTemplates
 
 #: A vocabulary from scratch is padded to a multiple of this, so that it can be sharded.
 TOKEN_MULTIPLE = 128
@@ -41,6 +44,8 @@ class BuiltModel:
       unseen_template: index of the template that is never trained on; the "seen" one is 0.
       llm_config: shape of the language model, its own vocabulary only.
       templates: tokenized prompt templates, on the host.
+      features: which categorical values of items have a number; None without `llm.item_features`.
+      text: how text about items becomes a vector; None without `llm.item_text`.
       pretrained: weights of the language model in their places on the devices, for the first state of a run; None for
         random ones and for runs that have begun.
     """
@@ -53,6 +58,8 @@ class BuiltModel:
     unseen_template: int
     llm_config: llm.LanguageModelConfig
     templates: PromptTemplates
+    features: FeatureTable | None
+    text: TextMap | None
     pretrained: Params | None
 
 
@@ -94,6 +101,13 @@ def build_model(config: Config, training: Interactions, *, mesh: Mesh, saved: pa
         with_user=config.llm.user_tokens != "none",
         with_history=config.llm.objective == "prompt",
     )
+    features = None
+    if config.llm.item_features:
+        least = config.llm.min_feature_items
+        features = feature_table(training.item_attributes, min_items=least, name=training.name)
+    text = None
+    if config.llm.item_text:
+        text = _text_map(config, training) if saved is None else TextMap.load(saved)
     shape = ModelShape(
         num_users=training.num_users,
         num_items=training.num_items,
@@ -103,6 +117,9 @@ def build_model(config: Config, training: Interactions, *, mesh: Mesh, saved: pa
         first_item_token=vocabulary.first_item_token,
         pad_token=vocabulary.pad_token,
         num_text_tokens=int(templates.text_length.sum(axis=1).max()),
+        num_features=0 if features is None else len(features.names),
+        feature_width=0 if features is None else features.width,
+        text_dim=0 if text is None else text.basis.shape[1],
     )
     definition = define(
         config,
@@ -110,6 +127,7 @@ def build_model(config: Config, training: Interactions, *, mesh: Mesh, saved: pa
         llm_config=model_config,
         templates=templates,
         inverse_sqrt_degree=inverse_sqrt_degree(training),
+        content=None if saved is not None else _content(features, text, training, shape=shape),
     )
     _check_lengths(definition, config)
     shards = mesh.shape[FSDP] * mesh.shape[TENSOR]
@@ -122,6 +140,8 @@ def build_model(config: Config, training: Interactions, *, mesh: Mesh, saved: pa
         unseen_template=len(texts) - 1,
         llm_config=model_config,
         templates=templates,
+        features=features,
+        text=text,
         pretrained=pretrained,
     )
 
@@ -133,6 +153,7 @@ def define(
     llm_config: llm.LanguageModelConfig,
     templates: PromptTemplates,
     inverse_sqrt_degree: Float[np.ndarray, " items"],
+    content: ItemContent | None = None,
 ) -> ModelDefinition:
     """Returns the definition of a model of these sizes, which need not be those of any data set."""
     dropout = None if config.llm.dropout < 0 else config.llm.dropout
@@ -152,10 +173,29 @@ def define(
             ),
             templates=templates,
             inverse_sqrt_degree=inverse_sqrt_degree,
+            content=content,
             rngs=nnx.Rngs(params=key),
         )
 
     return define_model(build)
+
+
+def _text_map(config: Config, training: Interactions) -> TextMap:
+    name, dim = config.llm.item_text, config.llm.item_text_dim
+    return fit_text_map(name, training.texts(), dim=dim, dataset=training.name)
+
+
+def _content(
+    features: FeatureTable | None, text: TextMap | None, training: Interactions, *, shape: ModelShape
+) -> ItemContent:
+    """Returns the content of all items, and none for the padded rows."""
+    values = np.full((shape.item_rows, shape.feature_width), PADDING, np.int32)
+    if features is not None:
+        values[: shape.num_items] = features.encode(training.item_attributes or ())
+    vectors = np.zeros((shape.item_rows, shape.text_dim), np.float32)
+    if text is not None:
+        vectors[: shape.num_items] = text.vectors(training.texts())
+    return ItemContent(values=values, text=vectors)
 
 
 def _check_lengths(definition: ModelDefinition, config: Config) -> None:

@@ -190,7 +190,7 @@ class _Progress:
             self._bar.close()
 
 
-_SHOWN = ("loss", "retrieval", "bpr", "hr@10", "ndcg@10")
+_SHOWN = ("loss", "retrieval", "bpr", "softmax", "hr@10", "ndcg@10")
 
 
 @contextlib.contextmanager

@@ -33,6 +33,7 @@ def softmax_retrieval(
     *,
     target: Int[Array, "batch position"],
     num_items: int,
+    label_smoothing: float = 0.0,
 ) -> Float[Array, ""]:
     """Returns the mean cross-entropy of the target among all items over the positions that have one.
 
@@ -41,12 +42,42 @@ def softmax_retrieval(
       items: item vectors; rows from `num_items` on are padding and get no probability.
       target: item ids, `PADDING` where a position has none.
       num_items: items of the catalogue.
+      label_smoothing: share of the target's probability that all items share.
     """
     with jax.named_scope("softmax_retrieval"):
         flat = queries.reshape(-1, queries.shape[-1])
         wanted = jnp.maximum(target.reshape(-1), 0)
         loss = cross_entropy(flat, items, target=wanted, num_items=num_items)
+        if label_smoothing:
+            loss = loss + label_smoothing * _above_mean(flat, items, target=wanted, num_items=num_items)
         return masked_mean(loss.reshape(target.shape), target != PADDING)
+
+
+def softmax_interactions(
+    users: Float[Array, "batch emb"],
+    items: Float[Array, "items emb"],
+    *,
+    target: Int[Array, " batch"],
+    num_items: int,
+    temperature: float,
+) -> Float[Array, ""]:
+    """Returns the mean cross-entropy of each user's item among all items, by cosine similarity.
+
+    Source: the softmax loss of "On the Effectiveness of Sampled Softmax Loss for Item Recommendation" (Wu et al.,
+    2024).
+    Differs: all items instead of a sample, so no correction for how often an item is drawn.
+    """
+    loss = cross_entropy(normalize(users) / temperature, normalize(items), target=target, num_items=num_items)
+    return jnp.mean(loss)
+
+
+def _above_mean(
+    queries: Float[Array, "rows emb"], items: Float[Array, "items emb"], *, target: Int[Array, " rows"], num_items: int
+) -> Float[Array, " rows"]:
+    """Returns by how much each row's logit of its target exceeds its mean logit."""
+    real = (jnp.arange(items.shape[0]) < num_items)[:, None]
+    mean = jnp.sum(jnp.where(real, items, 0.0), axis=0) / num_items
+    return jnp.sum(queries * (take_rows(items, target) - mean), axis=-1)
 
 
 def pairwise_retrieval(

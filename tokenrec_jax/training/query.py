@@ -60,6 +60,6 @@ def make_item_vectors(definition: ModelDefinition) -> Callable[[Any, Any], Float
 
     def item_vectors(params: Params, buffers: Params) -> Float[Array, "items emb"]:
         model = definition.merge(params, buffers)
-        return model.head.item_space(model.tables.item_vectors[...])
+        return model.item_space(model.tables.item_vectors[...])
 
     return jax.jit(item_vectors)

@@ -4,6 +4,7 @@ It is handed the evaluators of its stages; `experiments/train.py` wires them.
 """
 
 import dataclasses
+import pathlib
 from collections.abc import Mapping
 
 from absl import logging
@@ -18,6 +19,7 @@ from tokenrec_jax.training.build import BuiltModel
 from tokenrec_jax.training.checkpoint import FINAL, CheckpointStore, Position
 from tokenrec_jax.training.loop import StageRun, run_stage
 from tokenrec_jax.training.metric_writer import MetricWriter
+from tokenrec_jax.training.reuse import reuse
 from tokenrec_jax.training.stages import abstract_stage, begin_stage, make_table_refresh
 from tokenrec_jax.training.state import Evaluator, TrainState, abstract_model, abstract_state, init_state, trained
 from tokenrec_jax.training.step import make_train_step
@@ -46,6 +48,7 @@ def train(
     mesh: Mesh,
     workdir: Workdir,
     evaluators: Mapping[Stage, Evaluator],
+    donor: pathlib.Path | None = None,
 ) -> TrainedModel:
     """Runs all stages from where the working directory stands and leaves the `final` checkpoint there.
 
@@ -58,6 +61,8 @@ def train(
       mesh: devices.
       workdir: of the run.
       evaluators: validation metrics of a state, for the stages that choose their best step by them.
+      donor: working directory of a finished run, whose first stages are taken over by a run that has not begun, as far
+        as the two have them in common.
 
     Raises:
       TokenRecError: see `run_stage`.
@@ -67,7 +72,15 @@ def train(
     writer = MetricWriter(workdir.path, resume_step=position.total_step)
     stages = [Stage(name) for name in config.stages]
     try:
-        state = _start(built, position, config=config, mesh=mesh, store=store, stage=stages[position.stage])
+        if store.latest is None:
+            state = init_state(built.definition, seed=config.seed, mesh=mesh, pretrained=built.pretrained)
+            if donor is not None:
+                reused = reuse(state, donor, training=training, config=config, mesh=mesh)
+                state, position.seconds = reused.state, reused.seconds
+                position.stage = len(reused.seconds)
+            state = _begin(built, state, config=config, mesh=mesh, stage=stages[position.stage])
+        else:
+            state = _resume(built, position, config=config, mesh=mesh, store=store, stage=stages[position.stage])
         for index in range(position.stage, len(stages)):
             stage = stages[index]
             state = _train_stage(
@@ -86,18 +99,15 @@ def train(
         store.close()
 
 
-def _start(
+def _resume(
     built: BuiltModel, position: Position, *, config: Config, mesh: Mesh, store: CheckpointStore, stage: Stage
 ) -> TrainState:
-    """Returns the state of the newest checkpoint, or a fresh one at the start of the first stage."""
-    if store.latest is not None:
-        logging.info("resuming at stage %s, step %d, from %s", stage, position.step, store.latest)
-        fresh = abstract_state(built.definition)
-        return store.restore_state(
-            abstract_stage(fresh, built.graph, definition=built.definition, config=config, stage=stage, mesh=mesh)
-        )
-    state = init_state(built.definition, seed=config.seed, mesh=mesh, pretrained=built.pretrained)
-    return _begin(built, state, config=config, mesh=mesh, stage=stage)
+    """Returns the state of the newest checkpoint."""
+    logging.info("resuming at stage %s, step %d, from %s", stage, position.step, store.latest)
+    fresh = abstract_state(built.definition)
+    return store.restore_state(
+        abstract_stage(fresh, built.graph, definition=built.definition, config=config, stage=stage, mesh=mesh)
+    )
 
 
 def _begin(built: BuiltModel, state: TrainState, *, config: Config, mesh: Mesh, stage: Stage) -> TrainState:

@@ -62,7 +62,7 @@ def _make_begin(
     def begun(state: TrainState, graph: jraph.GraphsTuple) -> TrainState:
         model = definition.merge(state.params, state.buffers)
         stage_key = jax.random.key(config.seed * len(Stage) + list(Stage).index(stage))
-        fit_key, token_key, step_key = jax.random.split(stage_key, 3)
+        fit_key, token_key, beside_key, step_key = jax.random.split(stage_key, 4)
         if stage is not Stage.COLLABORATIVE:
             freeze_vectors(model, graph)
         if _is_first(stage, config, among=(Stage.TOKENIZER, Stage.LLM, Stage.JOINT)):
@@ -71,6 +71,7 @@ def _make_begin(
             refresh_codes(model, graph)
         if _is_first(stage, config, among=(Stage.LLM, Stage.JOINT)):
             init_code_tokens(model, from_codebooks=config.llm.init_from_codebooks, key=token_key)
+            init_beside_codes(model, key=beside_key)
         params, buffers = split(model)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
@@ -154,6 +155,19 @@ def init_code_tokens(model: TokenRec, *, from_codebooks: bool, key: Array) -> No
         )
         table = table.at[: len(codes)].set(codes)
     model.code_tokens[...] = table * jnp.std(model.llm.token_embedding[...])
+
+
+def init_beside_codes(model: TokenRec, *, key: Array) -> None:
+    """Starts the maps of what stands beside the codes so that it is as loud as one of them.
+
+    Random layers would turn unit vectors into embeddings that the codes drown.
+    """
+    vector_key, value_key, text_key = jax.random.split(key, 3)
+    scale = jnp.std(model.llm.token_embedding[...])
+    if hasattr(model.head, "input"):
+        model.head.input.kernel[...] = scale * jax.random.normal(vector_key, model.head.input.kernel.shape)
+    if hasattr(model, "features"):
+        model.features.init_inputs(scale, value_key=value_key, text_key=text_key)
 
 
 def _as_embeddings(codebooks: Float[Array, "book code dim"], *, dim: int, key: Array) -> Float[Array, "tokens model"]:

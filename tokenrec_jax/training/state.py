@@ -22,7 +22,7 @@ Params = dict[str, Any]
 
 _COLLABORATIVE = ("collaborative",)
 _TOKENIZER = ("user_tokenizer", "item_tokenizer")
-_LLM = ("llm", "code_tokens", "head")
+_LLM = ("llm", "code_tokens", "head", "features")
 
 #: Parameter groups (top-level keys of the parameters) that move in each stage.
 TRAINED: dict[Stage, tuple[str, ...]] = {

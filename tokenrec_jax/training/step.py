@@ -13,10 +13,11 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from tokenrec_jax.config import Config
+from tokenrec_jax.config import Config, LightGCNConfig
 from tokenrec_jax.data.graph import graph_shardings
 from tokenrec_jax.models.prompting import choose_templates
 from tokenrec_jax.models.tokenrec import TokenRec
+from tokenrec_jax.numerics import normalize
 from tokenrec_jax.partitioned import take_rows
 from tokenrec_jax.sharding import BATCH_AXES, batch_sharding, on_mesh, replicated, state_shardings
 from tokenrec_jax.training import losses
@@ -65,8 +66,9 @@ def stage_loss(
     user_vectors, item_vectors = model.tables.user_vectors[...], model.tables.item_vectors[...]
     if batch.pairs is not None:
         vectors = model.collaborative(graph)
-        terms |= collaborative_terms(model, batch.pairs, vectors.users, vectors.items, l2=config.lightgcn.l2)
-        total += (weights.collaborative_weight if joint else 1.0) * (terms["bpr"] + terms["l2"])
+        found = collaborative_terms(model, batch.pairs, vectors.users, vectors.items, config=config.lightgcn)
+        terms |= found
+        total += (weights.collaborative_weight if joint else 1.0) * sum(found.values())
         if joint:
             user_vectors, item_vectors = vectors.users, vectors.items
     if batch.rows is not None:
@@ -79,22 +81,36 @@ def stage_loss(
         total += (weights.tokenizer_weight if joint else 1.0) * (user_output.total + item_output.total)
     if batch.histories is not None:
         retrieval = retrieval_loss(model, batch.histories, item_vectors, config=config, key=retrieval_key)
-        terms["retrieval"] = retrieval * retrieval_weight
-        total += (weights.retrieval_weight if joint else 1.0) * terms["retrieval"]
+        found = {"retrieval": retrieval * retrieval_weight}
+        if hasattr(model, "features") and weights.content_weight:
+            found["content"] = weights.content_weight * content_loss(model, item_vectors) * retrieval_weight
+        terms |= found
+        total += (weights.retrieval_weight if joint else 1.0) * sum(found.values())
     return StageLoss(total=total, terms=terms, user_codes=user_output, item_codes=item_output)
 
 
 def collaborative_terms(
-    model: TokenRec, batch: PairBatch, users: Array, items: Array, *, l2: float
+    model: TokenRec, batch: PairBatch, users: Array, items: Array, *, config: LightGCNConfig
 ) -> dict[str, jax.Array]:
-    """Returns the pairwise loss on propagated vectors and the penalty on the layer-0 rows that made them.
+    """Returns the loss on propagated vectors and the penalty on the layer-0 rows that made them.
 
-    Source: LightGCN (He et al., 2020), eq. 15; the penalty is a mean over the batch, as in its code.
+    Source: LightGCN (He et al., 2020), eq. 15 for "bpr"; the penalty is a mean over the batch, as in its code.
     """
+    softmax = config.loss == "softmax"
     with jax.named_scope("collaborative"):
-        bpr = losses.bayesian_personalized_ranking(
-            take_rows(users, batch.user), take_rows(items, batch.positive), take_rows(items, batch.negative)
-        )
+        user = take_rows(users, batch.user)
+        if softmax:
+            loss = losses.softmax_interactions(
+                user,
+                items,
+                target=batch.positive,
+                num_items=model.shape.num_items,
+                temperature=config.temperature,
+            )
+        else:
+            loss = losses.bayesian_personalized_ranking(
+                user, take_rows(items, batch.positive), take_rows(items, batch.negative)
+            )
         own_users, own_items = (
             model.collaborative.user_embedding[...],
             model.collaborative.item_embedding[...],
@@ -102,10 +118,10 @@ def collaborative_terms(
         rows = (
             take_rows(own_users, batch.user),
             take_rows(own_items, batch.positive),
-            take_rows(own_items, batch.negative),
+            *([] if softmax else [take_rows(own_items, batch.negative)]),
         )
         square = jnp.sum(jnp.square(jnp.stack(rows)))
-        return {"bpr": bpr, "l2": l2 * 0.5 * square / batch.user.shape[0]}
+        return {config.loss: loss, "l2": config.l2 * 0.5 * square / batch.user.shape[0]}
 
 
 def tokenizer_terms(model: TokenRec, batch: RowBatch, user_vectors: Array, item_vectors: Array, *, key: jax.Array):
@@ -137,12 +153,27 @@ def retrieval_loss(
     queries = model.queries(
         user=batch.user, history=batch.history, template=template, item_vectors=item_vectors, key=model_key
     )
-    items = model.head.item_space(item_vectors)
+    items = model.item_space(item_vectors)
     if config.loss.kind == "softmax":
-        return losses.softmax_retrieval(queries, items, target=batch.target, num_items=model.shape.num_items)
+        return losses.softmax_retrieval(
+            queries,
+            items,
+            target=batch.target,
+            num_items=model.shape.num_items,
+            label_smoothing=config.loss.label_smoothing,
+        )
     return losses.pairwise_retrieval(
         queries, items, target=batch.target, negative=batch.negative, margin=config.loss.margin
     )
+
+
+def content_loss(model: TokenRec, item_vectors: Array) -> Float[Array, ""]:
+    """Returns how far content alone is from the places of the items, which it does not move: the mean of 1 - cosine."""
+    with jax.named_scope("content"):
+        places = jax.lax.stop_gradient(model.item_space(item_vectors))
+        cosine = jnp.sum(normalize(model.content_vectors()) * places, axis=-1)
+        real = jnp.arange(cosine.shape[0]) < model.shape.num_items
+        return 1 - jnp.sum(jnp.where(real, cosine, 0.0)) / model.shape.num_items
 
 
 def make_train_step(

@@ -4,6 +4,7 @@ config.json      the whole config, written first
 dataset/         the prepared interactions with id maps and titles: a run needs nothing outside of its directory
 metrics.jsonl, tensorboard/
 checkpoints/
+ranks.safetensors   rank of every evaluated user's target: what result.json's figures are means of
 result.json      written last; a run that has it is finished
 """
 
@@ -11,9 +12,14 @@ import dataclasses
 import json
 import pathlib
 import shutil
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import safetensors
+import safetensors.numpy
 import transformers
+from jaxtyping import Int
 
 from tokenrec_jax.config import Config, from_json, to_json
 from tokenrec_jax.data.files import empty_target, new_folder
@@ -21,6 +27,7 @@ from tokenrec_jax.data.interactions import Interactions
 from tokenrec_jax.models.llm import LanguageModelConfig
 from tokenrec_jax.processes import is_main, main_first, wait_for_all
 from tokenrec_jax.training.checkpoint import FINAL
+from tokenrec_jax.training.item_text import TextMap
 from tokenrec_jax.types import ConfigError
 
 
@@ -31,10 +38,11 @@ class Workdir:
     path: pathlib.Path
 
     @classmethod
-    def start(cls, path: str, config: Config) -> "Workdir":
+    def start(cls, path: str, config: Any) -> "Workdir":
         """Opens a directory for training with a config: a new one, or one that this very config has begun.
 
-        Nothing is written before `begin`, so that a run that cannot start leaves nothing behind.
+        Nothing is written before `begin`, so that a run that cannot start leaves nothing behind. The config is a
+        `Config`, or the data class of a run that trains something else, such as a baseline.
 
         Raises:
           ConfigError: it belongs to a run with another config.
@@ -46,37 +54,43 @@ class Workdir:
 
     def begin(
         self,
-        config: Config,
+        config: Any,
         interactions: Interactions,
         *,
-        language_model: LanguageModelConfig,
-        tokenizer: transformers.PreTrainedTokenizerBase,
+        language_model: LanguageModelConfig | None = None,
+        tokenizer: transformers.PreTrainedTokenizerBase | None = None,
+        text: TextMap | None = None,
     ) -> None:
         """Writes what a run needs besides its checkpoints, so that it depends on no other file from now on.
 
-        A directory that has it already stays as it is; so it is written once, however many processes call this.
+        A directory that has it already stays as it is; so it is written once, however many processes call this. A
+        baseline has no language model to write.
 
         Raises:
           ConfigError: the directory cannot be written.
         """
         with main_first("begin run"):
             if not self.begun:
-                self._write(config, interactions, language_model=language_model, tokenizer=tokenizer)
+                self._write(config, interactions, language_model=language_model, tokenizer=tokenizer, text=text)
 
     def _write(
         self,
-        config: Config,
+        config: Any,
         interactions: Interactions,
         *,
-        language_model: LanguageModelConfig,
-        tokenizer: transformers.PreTrainedTokenizerBase,
+        language_model: LanguageModelConfig | None,
+        tokenizer: transformers.PreTrainedTokenizerBase | None,
+        text: TextMap | None,
     ) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             interactions.save(self.path / "dataset")
-            with new_folder(self.language_model, replace=True) as folder:
-                (folder / "config.json").write_text(json.dumps(language_model.to_hf(), indent=2), encoding="utf-8")
-                tokenizer.save_pretrained(folder)
+            if language_model is not None and tokenizer is not None:
+                with new_folder(self.language_model, replace=True) as folder:
+                    (folder / "config.json").write_text(json.dumps(language_model.to_hf(), indent=2), encoding="utf-8")
+                    tokenizer.save_pretrained(folder)
+                    if text is not None:
+                        text.save(folder)
             # The last one: its presence means that the others are there.
             _write_atomically(self._config, to_json(config))
         except OSError as error:
@@ -134,6 +148,25 @@ class Workdir:
         """Returns what `save_result` wrote."""
         return json.loads((self.path / "result.json").read_text(encoding="utf-8"))
 
+    @property
+    def _ranks(self) -> pathlib.Path:
+        return self.path / "ranks.safetensors"
+
+    def ranks(self) -> dict[str, Int[np.ndarray, " users"]]:
+        """Returns what `save_result` was given: "<system>/<split>" and "users/<split>", by name.
+
+        Raises:
+          ConfigError: the file is missing, as in runs from before it was written, or cannot be read.
+        """
+        try:
+            return safetensors.numpy.load_file(self._ranks)
+        except (OSError, safetensors.SafetensorError) as error:
+            reason = "is not there" if not self._ranks.exists() else " ".join(str(error).split())
+            raise ConfigError(
+                f"{self._ranks}: {reason}; remove result.json beside it and run the training command again, "
+                "which goes on from its last checkpoint"
+            ) from None
+
     def copy_model(self, folder: str) -> None:
         """Copies what a finished run needs to recommend into a new folder, which is then a run like this one.
 
@@ -152,9 +185,20 @@ class Workdir:
         except OSError as error:
             raise ConfigError(f"--output={folder}: {error.strerror}; give a folder that can be written") from None
 
-    def save_result(self, result: dict[str, Any]) -> None:
-        """Marks the run as finished; with several processes the result of process 0 counts."""
+    def save_result(
+        self, result: dict[str, Any], *, ranks: Mapping[str, Int[np.ndarray, " users"]] | None = None
+    ) -> None:
+        """Marks the run as finished; with several processes the result of process 0 counts.
+
+        Args:
+          result: what result.json holds.
+          ranks: "<system>/<split>": 1-based rank of the target of each evaluated user, users ascending;
+            "users/<split>": those users. Saved as int32, before result.json: a finished run has both.
+        """
         if is_main():
+            if ranks is not None:
+                arrays = {name: np.ascontiguousarray(array, np.int32) for name, array in ranks.items()}
+                _write_atomically(self._ranks, safetensors.numpy.save(arrays))
             _write_atomically(self.path / "result.json", json.dumps(result, indent=2) + "\n")
         wait_for_all("save result")
 
@@ -185,7 +229,7 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _write_atomically(path: pathlib.Path, text: str) -> None:
+def _write_atomically(path: pathlib.Path, content: str | bytes) -> None:
     draft = path.with_suffix(".tmp")
-    draft.write_text(text, encoding="utf-8")
+    draft.write_bytes(content if isinstance(content, bytes) else content.encode())
     draft.replace(path)

@@ -1,0 +1,94 @@
+"""A job as a process of its own: its output goes to a file, signals reach it once, and a directory has one runner.
+
+Read `Children`.
+"""
+
+import contextlib
+import fcntl
+import pathlib
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from typing import IO
+
+from tokenrec_jax.types import ConfigError
+
+
+class Children:
+    """Runs commands one after another and passes SIGINT and SIGTERM on to the one that runs.
+
+    The first signal lets the process save and end; a second one kills it.
+
+    Attributes:
+      stopped: whether a signal came.
+    """
+
+    def __init__(self, lock: IO[str]):
+        """Prepares; `lock` is what `only_runner` gave."""
+        self.stopped = False
+        self._lock = lock
+        self._process: subprocess.Popen | None = None
+        self._signals: list[int] = []
+        self._delivered = 0
+
+    @contextlib.contextmanager
+    def catching_signals(self) -> Iterator[None]:
+        """Handles signals for the time of the block."""
+        before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def run(self, command: Sequence[str], log: pathlib.Path) -> int:
+        """Runs a command to its end and returns its exit status; what it prints is appended to `log`."""
+        with log.open("ab") as output:
+            # In a session of its own, or Ctrl-C on a terminal would reach it a second time. It holds the lock too: a
+            # runner that is killed leaves it running, and the next runner must not start beside it.
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=[self._lock.fileno()],
+            )
+            self._deliver()
+            status = self._process.wait()
+        self._process = None
+        return status
+
+    def _receive(self, number: int, _frame: object) -> None:
+        self.stopped = True
+        self._signals.append(number)
+        self._deliver()
+
+    def _deliver(self) -> None:
+        """Sends on what came since; a signal may come before the process is known."""
+        while self._process is not None and self._delivered < len(self._signals):
+            self._delivered += 1
+            number = self._signals[self._delivered - 1]
+            self._process.send_signal(number if self._delivered == 1 else signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def only_runner(workdir: pathlib.Path) -> Iterator[IO[str]]:
+    """Makes the directory of a grid and holds it for this runner and its children.
+
+    Raises:
+      ConfigError: another runner, or a child that it left, works there; or the directory cannot be made.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = (workdir / ".lock").open("w", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--workdir={workdir}: {error.strerror}; give a directory that can be written") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(
+                f"--workdir={workdir}: another runner, or a training that it left behind, works there; wait for it"
+            ) from None
+        yield file

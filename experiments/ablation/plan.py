@@ -1,0 +1,136 @@
+"""From the cells of a grid to jobs: one cell with one seed, its directory and its command. Read `plan`."""
+
+import dataclasses
+import pathlib
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from experiments.ablation.configs import differences, flatten, make_config, override_flags, read_config
+from experiments.ablation.grid import KINDS, OF, Cell, Grid
+from tokenrec_jax.types import ConfigError
+
+#: The file whose presence means that a job of a kind has finished; result.json for all others.
+_RESULT = {"holdout": "holdout.json"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One cell with one seed.
+
+    Attributes:
+      cell: of the grid.
+      seed: of the run.
+      folder: its directory, DIR/<cell>/seed<seed>; beside it lie its log and, if it failed, the reason.
+      config: of the run; None for `evaluate`.
+    """
+
+    cell: Cell
+    seed: int
+    folder: pathlib.Path
+    config: Any
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"{self.cell.name}, seed {self.seed}"
+
+    @property
+    def result(self) -> pathlib.Path:
+        """The file that is written last."""
+        return self.folder / _RESULT.get(self.cell.kind, "result.json")
+
+    @property
+    def log(self) -> pathlib.Path:
+        """Everything that the job printed."""
+        return self.folder.with_name(f"{self.folder.name}.log")
+
+    @property
+    def failure(self) -> pathlib.Path:
+        """Holds one line while the last attempt failed."""
+        return self.folder.with_name(f"{self.folder.name}.failed")
+
+    def check(self) -> None:
+        """Raises ConfigError if the directory belongs to a run with another config.
+
+        A field that the run does not know, because it is younger, is no difference while it has its default.
+        """
+        there = read_config(self.folder)
+        if there is None or self.config is None:
+            return
+        here = flatten(self.config)
+        there = flatten(type(self.config)()) | there
+        changed = [f"{name}: {there.get(name)} there, {here.get(name)} here" for name in differences(there, here)]
+        if changed:
+            raise ConfigError(
+                f"{self.folder}: holds a run with another config ({'; '.join(changed)}); "
+                "remove it to train it again, or give another --workdir"
+            )
+
+    @property
+    def can_be_read(self) -> bool:
+        """Whether the directory has a config of this version, which other runs can read."""
+        there = read_config(self.folder)
+        return there is not None and there.keys() == flatten(self.config).keys()
+
+    def command(self, donor: pathlib.Path | None = None) -> list[str]:
+        """Returns the words of the command, reusing stages of `donor`."""
+        words = [sys.executable, "-m", KINDS[self.cell.kind]]
+        if self.cell.kind == "evaluate":
+            words += [f"--workdir={_of(self.cell, self.folder)}", f"--output={self.folder}"]
+        else:
+            words += [f"--config={self.cell.config}", f"--workdir={self.folder}", f"--config.seed={self.seed}"]
+            words += override_flags(_overrides(self.cell, self.folder))
+        words += [f"--{name}={value}" for name, value in self.cell.flags.items()]
+        return words + ([f"--reuse={donor}"] if donor else [])
+
+
+def plan(grid: Grid, workdir: pathlib.Path, *, seeds: Sequence[int] = (), only: str = "") -> list[Job]:
+    """Returns the jobs of a grid: all cells with the first seed, then with the next.
+
+    Args:
+      grid: to run.
+      workdir: directory of the grid.
+      seeds: instead of the grid's own.
+      only: regular expression that the names of the cells must hold.
+
+    Raises:
+      ConfigError: no cell is left, or the config of a cell is wrong.
+    """
+    try:
+        cells = [_ranking_once(cell, grid) for cell in grid.cells if re.search(only, cell.name)]
+    except re.error as error:
+        raise ConfigError(f"--only={only}: not a regular expression: {error}") from None
+    if not cells:
+        raise ConfigError(f"--only={only}: matches none of the cells {', '.join(cell.name for cell in grid.cells)}")
+    folders = [(cell, seed, workdir / cell.name / f"seed{seed}") for seed in seeds or grid.seeds for cell in cells]
+    return [Job(cell, seed, folder, _config(cell, seed, folder)) for cell, seed, folder in folders]
+
+
+def _ranking_once(cell: Cell, grid: Grid) -> Cell:
+    """Returns a cell that ranks the closed-form baselines only if tables take them from it."""
+    if cell.kind == "holdout" or (cell.kind == "train" and grid.reference not in ("", cell.name)):
+        return dataclasses.replace(cell, overrides={"evaluation.baselines": False, **cell.overrides})
+    return cell
+
+
+def _of(cell: Cell, folder: pathlib.Path) -> pathlib.Path:
+    """Returns the directory of the run that a cell builds on."""
+    return folder.parent.parent / cell.of / folder.name
+
+
+def _overrides(cell: Cell, folder: pathlib.Path) -> dict[str, Any]:
+    return {
+        name: value.replace(OF, str(_of(cell, folder))) if isinstance(value, str) else value
+        for name, value in cell.overrides.items()
+    }
+
+
+def _config(cell: Cell, seed: int, folder: pathlib.Path) -> Any:
+    if cell.kind == "evaluate":
+        return None
+    try:
+        return make_config(cell.config, {**_overrides(cell, folder), "seed": seed})
+    except ConfigError as error:
+        raise ConfigError(f"cell {cell.name}: {error}") from None

@@ -1,0 +1,35 @@
+"""grid.json: the grid that a directory was run with, so that its report needs nothing else. Read `load_record`."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
+
+from experiments.ablation.grid import Cell, Grid
+from experiments.ablation.plan import Job
+
+_FILE = "grid.json"
+
+
+def save_grid(grid: Grid, workdir: pathlib.Path, *, seeds: Sequence[int]) -> None:
+    """Writes the grid with the seeds that it was run with; those of earlier runs of the directory stay."""
+    before = load_record(workdir)[0].seeds if (workdir / _FILE).is_file() else ()
+    kept = dataclasses.replace(grid, seeds=tuple(dict.fromkeys((*before, *seeds))))
+    draft = workdir / f".{_FILE}.tmp"
+    draft.write_text(json.dumps(dataclasses.asdict(kept), indent=2) + "\n", encoding="utf-8")
+    draft.replace(workdir / _FILE)
+
+
+def load_record(workdir: pathlib.Path) -> tuple[Grid, list[Job]]:
+    """Returns the grid of a directory and its jobs, to be read but not run: they have no configs."""
+    values = json.loads((workdir / _FILE).read_text(encoding="utf-8"))
+    cells = tuple(Cell(**cell) for cell in values.pop("cells"))
+    lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    grid = Grid(**{**values, **lists, "cells": cells})
+    jobs = [Job(cell, seed, workdir / cell.name / f"seed{seed}", None) for seed in grid.seeds for cell in grid.cells]
+    return grid, jobs
+
+
+def is_grid(workdir: pathlib.Path) -> bool:
+    """Returns whether a directory is one of the runner's."""
+    return (workdir / _FILE).is_file()

@@ -1,0 +1,134 @@
+"""What the jobs of a grid left behind, read back. Read `read_job`.
+
+A *system* is what ranked: `tokenrec`, a trained baseline, or one of those that come along in each run's result.json.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from experiments.ablation.plan import Job
+from tokenrec_jax.evaluation.comparability import PROTOCOL_NOTICES
+from tokenrec_jax.training.workdir import Workdir
+from tokenrec_jax.types import ConfigError, Split
+
+#: The system of a run that does not name its own.
+OURS = "tokenrec"
+#: The protocol of a run that does not name its own.
+HONEST = "honest"
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """One system on one split.
+
+    Attributes:
+      system: that ranked.
+      split: `valid` or `test`; of kind `holdout`: such as `users/held_out`.
+      metrics: of result.json.
+      ranks: of each user's target; None where the run kept none.
+      users: whom the ranks belong to; None where the run kept none.
+      protocol: of the run.
+    """
+
+    system: str
+    split: str
+    metrics: dict[str, float]
+    ranks: Int[np.ndarray, " users"] | None = None
+    users: Int[np.ndarray, " users"] | None = None
+    protocol: str = HONEST
+
+
+@dataclasses.dataclass(frozen=True)
+class JobResult:
+    """A job with what it left.
+
+    Attributes:
+      job: of the grid.
+      status: `finished`, `failed`, `begun` or `not run`.
+      message: why it failed.
+      system: the system of the job itself.
+      seconds: of training, None if unknown.
+      measurements: of all systems.
+    """
+
+    job: Job
+    status: str
+    message: str = ""
+    system: str = OURS
+    seconds: float | None = None
+    measurements: tuple[Measurement, ...] = ()
+
+    def find(self, system: str, split: str) -> Measurement | None:
+        """Returns the measurement of a system on a split, if there is one."""
+        return next((one for one in self.measurements if (one.system, one.split) == (system, split)), None)
+
+
+def read_job(job: Job) -> JobResult:
+    """Returns what a job left; one that failed has no measurements, whatever lies in its directory."""
+    if job.failure.is_file():
+        return JobResult(job, "failed", message=job.failure.read_text(encoding="utf-8").strip())
+    if not job.result.is_file():
+        return JobResult(job, "begun" if job.folder.exists() else "not run")
+    result = _read_json(job.result)
+    if job.cell.kind == "holdout":
+        return JobResult(job, "finished", seconds=_seconds(job.folder), measurements=_held_out(result))
+    system, measurements = read_measurements(job.folder)
+    return JobResult(job, "finished", system=system, seconds=_seconds(job.folder), measurements=measurements)
+
+
+def read_measurements(folder: pathlib.Path) -> tuple[str, tuple[Measurement, ...]]:
+    """Returns the own system of a finished run, and what it and all others of its result.json measured."""
+    result = _read_json(folder / "result.json")
+    try:
+        ranks = Workdir(folder).ranks()
+    except ConfigError:
+        # A run from before ranks were kept has means all the same.
+        ranks = {}
+    system = result.get("system", OURS)
+    systems = {system: result} | result.get("baselines", {})
+    return system, tuple(
+        Measurement(
+            system=name,
+            split=str(split),
+            metrics=of_system[str(split)],
+            ranks=ranks.get(f"{name}/{split}"),
+            users=ranks.get(f"users/{split}"),
+            protocol=result.get("protocol", HONEST),
+        )
+        for name, of_system in systems.items()
+        for split in Split
+        if str(split) in of_system
+    )
+
+
+def notices(measurements: Iterable[Measurement]) -> list[str]:
+    """Returns what must be said where these measurements are shown, each once."""
+    protocols = dict.fromkeys(one.protocol for one in measurements)
+    return [PROTOCOL_NOTICES[protocol] for protocol in protocols if PROTOCOL_NOTICES[protocol]]
+
+
+def _held_out(result: dict[str, Any]) -> tuple[Measurement, ...]:
+    """Returns one measurement for each group of holdout.json; its "split" says who: `users/held_out`."""
+    return tuple(
+        Measurement(OURS, f"{side}/{group}", metrics=values, protocol=result.get("protocol", HONEST))
+        for side, groups in result.items()
+        if isinstance(groups, dict)
+        for group, values in groups.items()
+        if isinstance(values, dict)
+    )
+
+
+def _seconds(folder: pathlib.Path) -> float | None:
+    file = folder / "result.json"
+    seconds = _read_json(file).get("seconds") if file.is_file() else None
+    return sum(seconds.values()) if seconds else None
+
+
+def _read_json(file: pathlib.Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8"))

@@ -1,0 +1,109 @@
+"""Config of a trained baseline: data and evaluation as of a TokenRec run, a model and a training of its own.
+
+Read `BaselineConfig`, then `for_config`, which gives any TokenRec config's data set the settings that were chosen for
+it. What was chosen, and what it scored, is in `configs/baselines_sasrec.py` and `configs/baselines_tiger.py`.
+"""
+
+import dataclasses
+import importlib
+
+from tokenrec_jax.baselines.sasrec import SASRecConfig
+from tokenrec_jax.baselines.tiger import TigerConfig
+from tokenrec_jax.config import Config, DataConfig, EvaluationConfig, StageConfig, TrainConfig
+from tokenrec_jax.config_checks import validate
+from tokenrec_jax.data.sources import dataset_name
+from tokenrec_jax.types import ConfigError
+
+#: Config files of our own whose data sets have chosen settings, by name of the data set.
+FILES = {
+    "LastFM": "lastfm",
+    "Beauty": "beauty",
+    "ML1M": "ml1m",
+    "Clothing": "clothing",
+    "movielens-small": "quickstart",
+    "synthetic": "tiny",
+}
+
+
+@dataclasses.dataclass
+class BaselineTraining:
+    """How a baseline is trained and when it stops."""
+
+    optimization: StageConfig = dataclasses.field(default_factory=StageConfig)
+    # Evaluations without a better validation NDCG@10 after which training stops; 0: never.
+    patience: int = 5
+    # Steps between metric lines, and between checkpoints.
+    log_every: int = 50
+    checkpoint_every: int = 500
+
+
+@dataclasses.dataclass
+class BaselineConfig:
+    """What decides a run of any baseline; saved as config.json in its working directory."""
+
+    # Seed of initialisation, order of the data and dropout.
+    seed: int = 0
+    # The data set, and how the baseline cuts its histories.
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    training: BaselineTraining = dataclasses.field(default_factory=BaselineTraining)
+    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+
+    def loop_config(self, *, objective: str) -> Config:
+        """Returns what the data pipeline and the loop read, checked.
+
+        Raises:
+          ConfigError: a value is not allowed.
+        """
+        config = Config(seed=self.seed, stages=("llm",), data=self.data, evaluation=self.evaluation)
+        config.llm.objective, config.llm.user_tokens = objective, "none"
+        config.train = TrainConfig(
+            llm=self.training.optimization,
+            patience=self.training.patience,
+            log_every=self.training.log_every,
+            checkpoint_every=self.training.checkpoint_every,
+        )
+        validate(config)
+        return config
+
+
+@dataclasses.dataclass
+class SASRecRun(BaselineConfig):
+    """A run of SASRec."""
+
+    model: SASRecConfig = dataclasses.field(default_factory=SASRecConfig)
+
+
+@dataclasses.dataclass
+class TigerRun(BaselineConfig):
+    """A run of TIGER."""
+
+    model: TigerConfig = dataclasses.field(default_factory=TigerConfig)
+    # Working directory of a finished TokenRec run on the same items whose codes are written; empty: codes of k-means on
+    # spectral vectors of the interactions.
+    codes: str = ""
+
+
+#: The runs by the name of their system.
+SYSTEMS: dict[str, type[BaselineConfig]] = {"sasrec": SASRecRun, "tiger": TigerRun}
+
+
+def of_file(name: str) -> Config:
+    """Returns the small TokenRec config of one of `FILES`, for its data set.
+
+    Raises:
+      ConfigError: there is no such file.
+    """
+    if name not in FILES.values():
+        raise ConfigError(f"data set {name!r}: allowed: {', '.join(FILES.values())}")
+    module = importlib.import_module(f"experiments.configs.{name}")
+    return module.get_config("tiny" if name == "tiny" else "compact")
+
+
+def for_config(system: str, config: Config) -> BaselineConfig:
+    """Returns the settings of a baseline for the data set, the split, the ranking and the seed of a TokenRec config."""
+    module = importlib.import_module(f"experiments.configs.baselines_{system}")
+    chosen: BaselineConfig = module.get_config(FILES.get(dataset_name(config.data), ""))
+    data = dataclasses.replace(
+        config.data, max_history=chosen.data.max_history, history_buckets=chosen.data.history_buckets
+    )
+    return dataclasses.replace(chosen, seed=config.seed, data=data, evaluation=config.evaluation)

@@ -1,0 +1,18 @@
+"""Does a model depend on the words of its prompts? The finished run is evaluated with a template it never saw.
+
+Command: python -m experiments.ablate --grid=experiments/grids/unseen_prompt.py:lastfm --workdir=runs/unseen-prompt
+Minutes on two cores: not run.
+"""
+
+from experiments.ablation.grid import Cell, Grid
+from experiments.grids.datasets import choose
+
+
+def get_grid(argument: str = "lastfm") -> Grid:
+    """Returns the grid; `argument` is a data set of `datasets.py`."""
+    dataset = choose(argument)
+    cells = (
+        Cell("seen", {"prompt": "seen"}, config=dataset.config),
+        Cell("unseen", {"prompt": "unseen"}, kind="evaluate", flags={"prompt": "unseen"}, of="seen"),
+    )
+    return Grid(f"Unseen prompt, {dataset.name}", cells, reference="seen")

@@ -1,0 +1,23 @@
+import numpy as np
+import pytest
+
+from tokenrec_jax.data.features import feature_table
+from tokenrec_jax.types import PADDING, ConfigError
+
+ATTRIBUTES = (("a", "b"), ("b", "rare"), (), ("b", "a", "c"), ("c",))
+
+
+def test_frequent_values_have_numbers_and_others_are_left_out():
+    table = feature_table(ATTRIBUTES, min_items=2, name="set")
+    assert table.names[0] == "b" and set(table.names) == {"a", "b", "c"} and table.width == 3
+    encoded = table.encode(ATTRIBUTES)
+    assert encoded.shape == (5, 3) and encoded.dtype == np.int32
+    assert encoded[1].tolist() == [0, PADDING, PADDING] and (encoded[2] == PADDING).all()
+    more = table.encode((("a", "b", "c", "a", "unheard"),))
+    assert [table.names[number] for number in more[0]] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("attributes", [None, ((), ()), (("x",), ("y",))])
+def test_a_set_without_features_is_refused(attributes):
+    with pytest.raises(ConfigError, match=r"data\.feature_columns"):
+        feature_table(attributes, min_items=2, name="set")

@@ -1,0 +1,62 @@
+"""Categorical values of items as numbers. Read `feature_table`.
+
+Where the values come from is in the readers of the sources; the vectors that stand for them are learned, see
+`models/item_features.py`.
+"""
+
+import collections
+import dataclasses
+
+import numpy as np
+from jaxtyping import Int
+
+from tokenrec_jax.types import PADDING, ConfigError
+
+Values = tuple[tuple[str, ...], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureTable:
+    """Which values there are, and which items have them.
+
+    Attributes:
+      names: the values, in the order of their numbers.
+      width: values that an item has at most.
+    """
+
+    names: tuple[str, ...]
+    width: int
+
+    def encode(self, attributes: Values) -> Int[np.ndarray, "items width"]:
+        """Returns the numbers of each item's values, int32, right-padded with `PADDING`; unknown values are left out.
+
+        An item may have more known values than any item had when the table was made: the first ones count.
+        """
+        number = {name: place for place, name in enumerate(self.names)}
+        table = np.full((len(attributes), self.width), PADDING, np.int32)
+        for item, values in enumerate(attributes):
+            known = [number[value] for value in values if value in number][: self.width]
+            table[item, : len(known)] = known
+        return table
+
+
+def feature_table(attributes: Values | None, *, min_items: int, name: str) -> FeatureTable:
+    """Returns the table of the values that enough items have, the most frequent first.
+
+    Args:
+      attributes: values of each item; None where a data set has none.
+      min_items: items that must have a value.
+      name: of the data set, for errors.
+
+    Raises:
+      ConfigError: there is no such value.
+    """
+    counts = collections.Counter(value for values in attributes or () for value in set(values))
+    names = tuple(value for value, count in counts.most_common() if count >= min_items)
+    if not names:
+        raise ConfigError(
+            f"{name}: no categorical value has {min_items} items or more; set llm.item_features to False, or name "
+            "data.feature_columns"
+        )
+    known = set(names)
+    return FeatureTable(names=names, width=max(len(known.intersection(values)) for values in attributes or ()))

@@ -1,0 +1,162 @@
+"""The text of items as vectors, by a frozen language model that reads each text once. Read `fit_text_map`.
+
+What a model learns from these vectors is in `models/item_features.py`.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+from absl import logging
+from flax import nnx
+from jaxtyping import Float
+
+from tokenrec_jax.data.sources import default_cache
+from tokenrec_jax.data.vocabulary import load_tokenizer
+from tokenrec_jax.models import llm
+from tokenrec_jax.numerics import round_up
+from tokenrec_jax.types import ConfigError, DataError
+
+#: Tokens of a text that are read; titles and categories are shorter.
+MAX_TOKENS = 64
+#: Texts that are read at once, and the multiple that their lengths are padded to.
+BATCH, LENGTH_MULTIPLE = 64, 16
+
+_FILE = "item_text.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class TextMap:
+    """From the states of a language model to the text vectors of a run.
+
+    Attributes:
+      name: of the language model.
+      mean: of the states over the items of the run.
+      basis: principal directions, scaled so that the first component has variance 1.
+    """
+
+    name: str
+    mean: Float[np.ndarray, " hidden"]
+    basis: Float[np.ndarray, "hidden text"]
+
+    def vectors(self, texts: Sequence[str]) -> Float[np.ndarray, "texts text"]:
+        """Returns the vectors of texts; those of empty texts are zero."""
+        states = text_states(self.name, texts)
+        said = np.array([bool(text) for text in texts])[:, None]
+        return np.where(said, (states - self.mean) @ self.basis, 0).astype(np.float32)
+
+    def save(self, folder: pathlib.Path) -> None:
+        """Writes the map into a folder."""
+        arrays = {"mean": self.mean, "basis": np.ascontiguousarray(self.basis)}
+        safetensors.numpy.save_file(arrays, folder / _FILE, metadata={"name": self.name})
+
+    @classmethod
+    def load(cls, folder: pathlib.Path) -> "TextMap":
+        """Reads what `save` wrote.
+
+        Raises:
+          ConfigError: it is not there or damaged.
+        """
+        try:
+            with safetensors.safe_open(folder / _FILE, framework="numpy") as file:
+                return cls(name=file.metadata()["name"], mean=file.get_tensor("mean"), basis=file.get_tensor("basis"))
+        except (OSError, KeyError, TypeError, safetensors.SafetensorError) as error:
+            raise ConfigError(f"{folder / _FILE}: cannot be read ({' '.join(str(error).split())})") from None
+
+
+def fit_text_map(name: str, texts: Sequence[str], *, dim: int, dataset: str) -> TextMap:
+    """Returns the principal components of what a language model makes of the texts of all items.
+
+    Args:
+      name: of the language model, as `llm.name`.
+      texts: one an item, "" where there is none.
+      dim: components that are kept.
+      dataset: name of the data set, for errors.
+
+    Raises:
+      ConfigError: there are fewer texts than components, or no such model.
+    """
+    filled = [text for text in texts if text]
+    if len(filled) < dim:
+        raise ConfigError(
+            f"{dataset}: {len(filled)} items have text for llm.item_text_dim = {dim}; name data.text_columns or "
+            "title_column, or leave llm.item_text empty"
+        )
+    states = text_states(name, filled)
+    mean = states.mean(axis=0)
+    _, strength, directions = np.linalg.svd(states - mean, full_matrices=False)
+    deviation = max(float(strength[0]) / len(filled) ** 0.5, 1e-12)
+    return TextMap(name=name, mean=mean, basis=np.ascontiguousarray(directions[:dim].T / deviation))
+
+
+def text_states(name: str, texts: Sequence[str]) -> Float[np.ndarray, "texts hidden"]:
+    """Returns the mean of a language model's last hidden states over the tokens of each text, float32.
+
+    What was read once is kept in the cache of prepared data sets.
+    """
+    digest = hashlib.sha256(json.dumps([name, MAX_TOKENS, list(texts)]).encode()).hexdigest()[:16]
+    file = default_cache() / f"item-text-{digest}.safetensors"
+    if file.is_file():
+        return safetensors.numpy.load_file(file)["states"]
+    states = _read(name, texts)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft = file.with_suffix(".draft")
+        safetensors.numpy.save_file({"states": states}, draft)
+        draft.replace(file)
+    except OSError as error:
+        raise DataError(
+            f"{file.parent}: cannot keep text vectors here ({error.strerror}); set $TOKENREC_CACHE to a folder that "
+            "may be written"
+        ) from None
+    return states
+
+
+def _read(name: str, texts: Sequence[str]) -> Float[np.ndarray, "texts hidden"]:
+    tokenizer, model = _load(name)
+    graphdef, params = nnx.split(model)
+    read = jax.jit(functools.partial(_mean_state, graphdef))
+    tokens = [tokenizer(text)["input_ids"][:MAX_TOKENS] or [tokenizer.eos_token_id] for text in texts]
+    states = np.zeros((len(texts), model.hidden_size), np.float32)
+    # Texts of about the same length share a batch.
+    order = np.argsort([len(ids) for ids in tokens], kind="stable")
+    for start in range(0, len(order), BATCH):
+        rows = order[start : start + BATCH]
+        length = round_up(max(len(tokens[row]) for row in rows), multiple=LENGTH_MULTIPLE)
+        ids, mask = np.zeros((BATCH, length), np.int32), np.zeros((BATCH, length), bool)
+        # Rows that only fill the batch read one token.
+        mask[:, 0] = True
+        for place, row in enumerate(rows):
+            ids[place, : len(tokens[row])] = tokens[row]
+            mask[place, : len(tokens[row])] = True
+        found = read(params, jax.device_put(ids), jax.device_put(mask))
+        states[rows] = jax.device_get(found)[: len(rows)]
+        if start // BATCH % 20 == 0:
+            logging.info("item text: %d of %d read by %s", min(start + BATCH, len(order)), len(order), name)
+    return states
+
+
+@functools.lru_cache(maxsize=1)
+def _load(name: str) -> Any:
+    """Returns (tokenizer, model); the last one stays, for items that are added one after another."""
+    if name.startswith(llm.SCRATCH):
+        raise ConfigError(f"llm.item_text is {name!r}; random weights cannot read: give a pretrained model")
+    tokenizer = llm.gguf_tokenizer(name) if llm.is_gguf(name) else load_tokenizer(name)
+    return tokenizer, llm.load(name, dropout_rate=0.0, num_tokens=len(tokenizer))
+
+
+def _mean_state(graphdef, params, ids, mask):
+    """Returns the mean over the tokens that count of the last states: of the encoder, where there is one."""
+    model = nnx.merge(graphdef, params)
+    states = model.encode(model.embed(ids), mask) if isinstance(model, llm.T5) else model(ids, mask)
+    weights = mask[..., None].astype(jnp.float32)
+    return jnp.sum(states.astype(jnp.float32) * weights, axis=1) / jnp.sum(weights, axis=1)

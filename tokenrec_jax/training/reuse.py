@@ -1,0 +1,107 @@
+"""A run that begins where another one has been: stages that two runs have in common are trained once. Read `reuse`.
+
+Runs that differ in a late stage only, as those of an ablation, share what comes before it.
+"""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+from absl import logging
+from jax.sharding import Mesh
+
+from tokenrec_jax.config import Config
+from tokenrec_jax.data.interactions import Interactions
+from tokenrec_jax.training.build import build_model
+from tokenrec_jax.training.checkpoint import FINAL, CheckpointStore
+from tokenrec_jax.training.state import TRAINED, TrainState, abstract_model
+from tokenrec_jax.training.workdir import Workdir
+from tokenrec_jax.types import Stage
+
+#: Stages that can be shared: the later ones move what depends on everything.
+SHARED = (Stage.COLLABORATIVE, Stage.TOKENIZER)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reused:
+    """What a run takes over.
+
+    Attributes:
+      state: its first state, parameters and buffers of the shared stages in it.
+      seconds: what the other run spent in each of these stages, by name.
+    """
+
+    state: TrainState
+    seconds: dict[str, float]
+
+
+def shared_stages(config: Config, other: Config) -> tuple[Stage, ...]:
+    """Returns the first stages of a run that are also those of another run: same seed, same settings.
+
+    The last stage of a run is never among them. Whether the data is the same, too, is for `reuse` to see.
+    """
+    if config.seed != other.seed or Stage.JOINT in map(Stage, other.stages):
+        return ()
+    shared = []
+    for stage, name, other_name in zip(SHARED, config.stages[:-1], other.stages, strict=False):
+        if not name == other_name == stage or _settings(config, stage) != _settings(other, stage):
+            break
+        shared.append(stage)
+    return tuple(shared)
+
+
+def _settings(config: Config, stage: Stage) -> tuple:
+    """Returns what decides how a stage goes, given the stages before it."""
+    if stage is Stage.COLLABORATIVE:
+        return config.lightgcn, config.stage(stage)
+    return config.tokenizer, config.stage(stage), config.llm.user_tokens == "folded"
+
+
+def reuse(state: TrainState, donor: pathlib.Path, *, training: Interactions, config: Config, mesh: Mesh) -> Reused:
+    """Returns a fresh state with the stages that a finished run has in common with this one.
+
+    Args:
+      state: before the first stage.
+      donor: working directory of the finished run.
+      training: training interactions of this run.
+      config: of this run.
+      mesh: devices.
+
+    Raises:
+      ConfigError: `donor` holds no finished run.
+    """
+    workdir = Workdir.open_finished(str(donor))
+    other = workdir.config()
+    stages = shared_stages(config, other)
+    theirs = workdir.interactions().without_last(2)
+    if not _same_data(training, theirs):
+        stages = ()
+    logging.info("from %s: %s", donor, ", ".join(stages) or "nothing, as data, seed or first stage differ")
+    if not stages:
+        return Reused(state=state, seconds={})
+    built = build_model(other, theirs, mesh=mesh, saved=workdir.language_model)
+    store = CheckpointStore(donor)
+    model = store.restore_model(FINAL, abstract_model(built.definition, mesh))
+    store.close()
+    groups = [group for stage in stages for group in TRAINED[stage]]
+    spent = workdir.result()["seconds"]
+    return Reused(
+        state=dataclasses.replace(
+            state,
+            params={**state.params, **{group: model["params"][group] for group in groups if group in model["params"]}},
+            buffers={
+                **state.buffers,
+                **{group: model["buffers"][group] for group in groups if group in model["buffers"]},
+            },
+        ),
+        seconds={str(stage): spent[stage] for stage in stages if stage in spent},
+    )
+
+
+def _same_data(one: Interactions, other: Interactions) -> bool:
+    return (
+        one.user_ids == other.user_ids
+        and one.item_ids == other.item_ids
+        and np.array_equal(one.indptr, other.indptr)
+        and np.array_equal(one.items, other.items)
+    )
