@@ -17,6 +17,7 @@ SHIPPED = [
     ("tiny", "tiny"),
     ("quickstart", "compact"),
     ("quickstart", "smollm2"),
+    ("ml100k", "compact"),
     ("lastfm", "compact"),
     ("lastfm", "paper-t5-small"),
     ("beauty", "compact"),

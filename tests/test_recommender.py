@@ -359,5 +359,5 @@ def test_content_stands_for_an_item_that_nobody_has_touched():
 
 
 def test_items_cannot_be_added_to_a_run_without_content(make_paper):
-    with pytest.raises(DataError, match="llm.item_features"):
+    with pytest.raises(DataError, match=r"llm\.item_features"):
         make_paper().add_items(["new"])

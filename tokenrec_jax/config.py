@@ -144,15 +144,19 @@ class LLMConfig:
     # Initial weight of an item in the fold-in: 1 / (number of items from it to the newest)^recency. The weights of all
     # distances are learned from there. 0: all alike.
     fold_in_recency: float = 0.0
+    # Let what an item adds to the fold-in move away from its collaborative embedding by a learned residual: what tells
+    # of the next item need not be what is like it.
+    fold_in_residual: bool = False
     # Let item vectors of the retrieval loss move away from the graph encoder's by a learned residual.
     item_residual: bool = False
     # Add the projected collaborative embedding of an item to each of its code tokens at the input.
     item_vectors_at_input: bool = False
     # Read the code tokens of an item, the paper's idea; without them `item_vectors_at_input` must be on.
     codes_at_input: bool = True
-    # Probability that a history item is hidden from the language model in training, except for its place.
+    # Probability that a history item is hidden in training, from the language model and from the fold-in; its place
+    # stays.
     item_dropout: float = 0.0
-    # Learn vectors of the categorical values of items, at the input and in the item space.
+    # Learn vectors of the categorical values of items, at the input and in the item space; none where there are none.
     item_features: bool = False
     # Values that fewer items have are no features: they would stand for those items.
     min_feature_items: int = 5

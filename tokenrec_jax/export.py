@@ -75,7 +75,8 @@ def language_model(model: TokenRec, vocabulary: Vocabulary) -> llm.LanguageModel
 
 def _arrays(model: TokenRec, num_items: int) -> dict[str, np.ndarray]:
     head = {
-        "head." + ".".join(map(str, path)): np.asarray(leaf[...])
+        # Tables of items are padded.
+        "head." + ".".join(map(str, path)): np.asarray(leaf[:num_items] if path[0] == "sent_residual" else leaf[...])
         for path, leaf in nnx.to_flat_state(nnx.state(model.head, nnx.Param))
         if path[0] != "item_residual"
     }

@@ -251,7 +251,7 @@ class Recommender:
         """
         if self.built.features is None and self.built.text is None:
             raise DataError(
-                "add_items: the run was trained without content; allowed after llm.item_features or llm.item_text"
+                "add_items: the run knows no content of items; allowed after llm.item_features or llm.item_text"
             )
         given = read_items(items, titles=titles, attributes=attributes)
         before, after = self._grow(lambda catalogue: catalogue.with_items(given))

@@ -27,7 +27,7 @@ BATCH_AXES, ROW_AXES = (DATA, FSDP), (FSDP, TENSOR)
 RULES: tuple[tuple[str, PartitionSpec], ...] = (
     # Rows of users and items.
     (r"(user|item)_(embedding|vectors|codes)$", PartitionSpec(ROW_AXES, None)),
-    (r"head/item_residual$", PartitionSpec(ROW_AXES, None)),
+    (r"head/(item|sent)_residual$", PartitionSpec(ROW_AXES, None)),
     (r"tables/inverse_sqrt_degree$", PartitionSpec(ROW_AXES)),
     (r"tables/item_(features|text)$", PartitionSpec(ROW_AXES, None)),
     (r"tables/(text|text_length|slot|answer)$", PartitionSpec()),

@@ -1,5 +1,10 @@
 """SASRec with the softmax over all items, for each data set; chosen on validation.
 
+Beauty, seed 0, one core, 17 minutes: validation HR@10 / NDCG@10 0.1053 / 0.0638, test 0.0844 / 0.0515. Best validation
+of others: absolute positions 0.0976 / 0.0581, counted from the oldest item 0.0952 / 0.0577, both with other settings
+beside; a dot product in the place of the cosine was slower and was stopped early. The other data sets have been run
+less or not at all.
+
 Command: python -m experiments.baseline --baseline=sasrec --config=experiments/configs/baselines_sasrec.py:beauty
            --workdir=runs/sasrec-beauty
 """
@@ -28,7 +33,7 @@ class _Chosen:
 _DEFAULT = _Chosen()
 _BEAUTY = _Chosen(
     buckets=(2, 3, 4, 6, 9, 14, 25, 50),
-    steps=3000,
+    steps=2400,
     batch_size=256,
     eval_every=200,
     learning_rate=2e-3,

@@ -6,9 +6,20 @@ Command: python -m experiments.train --config=experiments/configs/beauty.py:comp
 from experiments.configs import recipes
 from tokenrec_jax.config import Config
 
-_TUNING = recipes.Tuning(steps=960, batch_size=256, learning_rate=0.002, dropout=0.3, temperature=0.05, eval_every=80)
+TUNING = recipes.Tuning(
+    steps=800,
+    batch_size=256,
+    learning_rate=0.001,
+    dropout=0.4,
+    temperature=0.05,
+    eval_every=80,
+    graph_temperature=0.15,
+    graph_steps=500,
+    item_dropout=0.25,
+    sent_residual=True,
+)
 
 
 def get_config(argument: str = "t5-small") -> Config:
     """Returns the config; `argument` is the size of the language model, see `recipes.get_config`."""
-    return recipes.get_config(argument, name="Beauty", book_size=512, max_history=20, tuning=_TUNING)
+    return recipes.get_config(argument, name="Beauty", book_size=512, max_history=20, tuning=TUNING)

@@ -5,12 +5,10 @@ Its tuning is Beauty's: the data set was never looked at.
 Command: python -m experiments.train --config=experiments/configs/clothing.py:compact --workdir=runs/clothing
 """
 
-from experiments.configs import recipes
+from experiments.configs import beauty, recipes
 from tokenrec_jax.config import Config
-
-_TUNING = recipes.Tuning(steps=960, batch_size=256, learning_rate=0.002, dropout=0.3, temperature=0.05, eval_every=80)
 
 
 def get_config(argument: str = "t5-small") -> Config:
     """Returns the config; `argument` is the size of the language model, see `recipes.get_config`."""
-    return recipes.get_config(argument, name="Clothing", book_size=512, max_history=20, tuning=_TUNING)
+    return recipes.get_config(argument, name="Clothing", book_size=512, max_history=20, tuning=beauty.TUNING)

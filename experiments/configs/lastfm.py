@@ -6,7 +6,16 @@ Command: python -m experiments.train --config=experiments/configs/lastfm.py:comp
 from experiments.configs import recipes
 from tokenrec_jax.config import Config
 
-_TUNING = recipes.Tuning(steps=300, batch_size=128, learning_rate=0.0005, dropout=0.5, temperature=0.1, eval_every=30)
+_TUNING = recipes.Tuning(
+    steps=150,
+    batch_size=128,
+    learning_rate=0.0001,
+    dropout=0.5,
+    temperature=0.1,
+    eval_every=15,
+    graph_temperature=0.2,
+    graph_steps=400,
+)
 
 
 def get_config(argument: str = "t5-small") -> Config:

@@ -6,7 +6,18 @@ Command: python -m experiments.train --config=experiments/configs/ml1m.py:compac
 from experiments.configs import recipes
 from tokenrec_jax.config import Config
 
-_TUNING = recipes.Tuning(steps=3600, batch_size=64, learning_rate=0.001, dropout=0.2, temperature=0.07, eval_every=180)
+_TUNING = recipes.Tuning(
+    steps=3600,
+    batch_size=64,
+    learning_rate=0.001,
+    dropout=0.2,
+    temperature=0.07,
+    eval_every=180,
+    graph_temperature=0.15,
+    graph_steps=1200,
+    item_dropout=0.25,
+    sent_residual=True,
+)
 
 
 def get_config(argument: str = "t5-small") -> Config:

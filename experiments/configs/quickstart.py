@@ -11,7 +11,7 @@ def get_config(argument: str = "compact") -> c.Config:
     """Returns the config; `argument` is a preset of the language model, or `smollm2`."""
     config = c.Config()
     config.data = c.DataConfig(source="movielens-small", min_interactions=5, max_history=50, history_buckets=(20, 50))
-    config.lightgcn = c.LightGCNConfig()
+    config.lightgcn = c.LightGCNConfig(loss="softmax", temperature=0.15)
     config.tokenizer = c.TokenizerConfig(book_size=256)
     config.llm = c.LLMConfig(
         name=f"scratch:{argument}",
@@ -19,16 +19,20 @@ def get_config(argument: str = "compact") -> c.Config:
         item_positions="pooled",
         user_tokens="none",
         fold_in=True,
+        fold_in_recency=1.0,
         item_residual=True,
         item_vectors_at_input=True,
+        item_features=True,
+        item_dropout=0.25,
         dropout=0.3,
     )
     config.loss = c.LossConfig(temperature=0.1)
     config.train = c.TrainConfig(
-        collaborative=c.StageConfig(steps=1500, batch_size=8192, learning_rate=5e-3),
-        tokenizer=c.StageConfig(steps=400, batch_size=512, learning_rate=3e-3, weight_decay=0.01),
+        collaborative=c.StageConfig(steps=400, batch_size=2048, learning_rate=5e-3, eval_every=100),
+        tokenizer=c.StageConfig(steps=300, batch_size=512, learning_rate=3e-3, weight_decay=0.01),
         llm=c.StageConfig(steps=600, batch_size=64, learning_rate=1e-3, weight_decay=0.01, eval_every=50),
         checkpoint_every=200,
+        patience=5,
     )
     if argument == "smollm2":
         _with_smollm2(config)
@@ -41,7 +45,7 @@ def _with_smollm2(config: c.Config) -> None:
     config.llm.name = "smollm2"
     config.llm.tuning = "lora"
     config.llm.dropout = 0.0
-    config.train.collaborative.steps = 1000
+    config.train.patience = 0
     config.train.llm = c.StageConfig(steps=300, batch_size=16, learning_rate=1e-3, warmup=0.1, eval_every=100)
     config.train.log_every = 10
     config.train.checkpoint_every = 50

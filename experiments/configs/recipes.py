@@ -3,8 +3,9 @@
 Both have the paper's sizes: 64 dimensions, 3 propagation layers, 3 books, mask ratio 0.2. They differ in what the
 language model learns from:
 
-  ours    softmax over the whole catalogue, every item of a history a target, the query starts from the fold-in of the
-          history, items may move, the graph's vectors are read beside the codes; no user tokens
+  ours    softmax over the whole catalogue, for the graph encoder too; every item of a history a target; the query
+          starts from the fold-in of the history, newer items first; items may move; the graph's vectors are read beside
+          the codes; no user tokens
   paper   one target a prompt, cosine ranking against one sampled negative, frozen items, learned user tokens
 
 Source of the sizes: TokenRec §V and its reference code.
@@ -25,8 +26,13 @@ class Tuning:
     Attributes:
       steps, batch_size, learning_rate: of stage LLM, for models from random weights.
       dropout: of the language model.
-      temperature: of the softmax.
+      temperature: of the softmax of a query without fold-in.
       eval_every: steps between evaluations.
+      graph_temperature: of the graph encoder's softmax.
+      graph_steps: of stage COLLABORATIVE, 2,048 interactions each.
+      item_dropout: share of the history that is hidden in training.
+      sent_residual: what an item adds to the fold-in is learned too, for data with an order to learn.
+      features: categorical values of the items are read where the data set has them.
     """
 
     steps: int
@@ -35,6 +41,11 @@ class Tuning:
     dropout: float
     temperature: float
     eval_every: int
+    graph_temperature: float
+    graph_steps: int
+    item_dropout: float = 0.0
+    sent_residual: bool = False
+    features: bool = True
 
 
 def get_config(argument: str, *, name: str, book_size: int, max_history: int, tuning: Tuning) -> c.Config:
@@ -80,7 +91,17 @@ def _ours(config: c.Config, tuning: Tuning) -> None:
     config.llm.objective = "dense"
     config.llm.item_positions = "pooled"
     config.llm.user_tokens = "none"
+    config.lightgcn.loss = "softmax"
+    config.lightgcn.temperature = tuning.graph_temperature
+    config.train.collaborative = c.StageConfig(
+        steps=tuning.graph_steps, batch_size=2048, learning_rate=5e-3, eval_every=tuning.graph_steps // 4
+    )
+    config.train.tokenizer.steps = 500
     config.llm.fold_in = True
+    config.llm.fold_in_recency = 1.0
+    config.llm.fold_in_residual = tuning.sent_residual
+    config.llm.item_dropout = tuning.item_dropout
+    config.llm.item_features = tuning.features
     config.llm.item_residual = True
     config.llm.item_vectors_at_input = True
     config.llm.dropout = tuning.dropout

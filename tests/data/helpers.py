@@ -35,6 +35,7 @@ def sample(**changes) -> Interactions:
         timestamps=np.array([5, 5, 9, 0, 1, 2, 3, -4, 0, 7]),
         item_titles=("W, the first", "", "Amélie (2001)", "z"),
         item_attributes=(("A", "B"), (), ("B",), ("C|D", "é")),
+        item_texts=("", "Über", "", "a. b"),
         dropped={"rated below 4": 7},
     )
     return dataclasses.replace(given, **changes)

@@ -17,7 +17,7 @@ def test_frequent_values_have_numbers_and_others_are_left_out():
     assert [table.names[number] for number in more[0]] == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("attributes", [None, ((), ()), (("x",), ("y",))])
+@pytest.mark.parametrize("attributes", [(), ((), ()), (("x",), ("y",))])
 def test_a_set_without_features_is_refused(attributes):
     with pytest.raises(ConfigError, match=r"data\.feature_columns"):
         feature_table(attributes, min_items=2, name="set")

@@ -9,7 +9,7 @@ from tokenrec_jax.data.batches import train_batches
 from tokenrec_jax.sharding import put_batch
 from tokenrec_jax.training.stages import begin_stage
 from tokenrec_jax.training.state import TRAINED, init_state
-from tokenrec_jax.training.step import make_train_step
+from tokenrec_jax.training.step import content_loss, make_train_step
 from tokenrec_jax.types import Stage
 
 
@@ -65,6 +65,15 @@ OPTIONS = {
     "vectors in the prompt": {"llm.item_vectors_at_input": True, "llm.item_residual": True},
     "residual tokenizer": {"tokenizer.kind": "residual_vq"},
     "k-means tokenizer": {"tokenizer.kind": "kmeans"},
+    "random codes": {"tokenizer.kind": "random"},
+    "vectors without codes": {
+        "llm.codes_at_input": False, "llm.item_vectors_at_input": True, "llm.item_positions": "pooled",
+    },
+    "content, hidden items, smooth labels": {
+        "llm.item_features": True, "llm.item_dropout": 0.2, "loss.label_smoothing": 0.1, "llm.fold_in_recency": 1.0,
+        "llm.fold_in_residual": True,
+    },
+    "unit projection": {"llm.projection": "unit", "llm.item_dropout": 0.2, "llm.objective": "dense"},
     "bfloat16": {"llm.dtype": "bfloat16"},
     "causal, prompt": {"llm.name": "scratch:llama-tiny", "llm.tuning": "lora"},
     "causal, dense": {"llm.name": "scratch:gpt2-tiny", "llm.objective": "dense", "llm.user_tokens": "none"},
@@ -87,7 +96,8 @@ def test_options_train(name):
 @pytest.mark.parametrize(("tuning", "moving"), [("frozen", set()), ("lora", {"lora"})])
 def test_a_frozen_language_model_stays_and_its_adapters_move(tuning, moving):
     config = tiny.get_config()
-    config.llm.tuning = tuning
+    # A projection from zero learns little in so few steps.
+    config.llm.tuning, config.llm.projection = tuning, "unit"
     before, state, metrics, _, _ = run(make_setup(config), Stage.LLM, 10)
     moved = {
         group
@@ -98,7 +108,50 @@ def test_a_frozen_language_model_stays_and_its_adapters_move(tuning, moving):
         )
     }
     assert moved == {"code_tokens", "head"} | moving
-    assert metrics[-1]["loss"] < metrics[0]["loss"]
+    assert np.mean([m["loss"] for m in metrics[-4:]]) < np.mean([m["loss"] for m in metrics[:4]])
+
+
+def test_the_graph_encoder_learns_from_the_whole_catalogue():
+    config = tiny.get_config()
+    config.lightgcn.loss = "softmax"
+    _, _, metrics, _, _ = run(make_setup(config), Stage.COLLABORATIVE, 20)
+    losses = [float(m["softmax"]) for m in metrics]
+    assert losses[0] == pytest.approx(np.log(40), abs=0.5) and losses[-1] < losses[0] - 0.1
+
+
+def test_content_follows_the_items_and_does_not_move_them():
+    config = tiny.get_config()
+    config.llm.item_features, config.loss.content_weight = True, 1.0
+    setup = make_setup(config)
+    state = setup.state(Stage.LLM)
+    vectors = state.buffers["tables"]["item_vectors"]
+
+    def loss(params):
+        model = setup.built.definition.merge(params, state.buffers)
+        return content_loss(model, vectors)
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(state.params)
+    assert 0 < float(value) < 2
+    assert float(jnp.abs(gradient["features"]["value_space"]).max()) > 0
+    assert all(not np.any(leaf) for leaf in jax.tree.leaves(gradient["head"]))
+
+
+def test_hidden_items_change_the_query_in_training_only(setup):
+    config = tiny.get_config()
+    config.llm.item_dropout = 0.9
+    hiding = make_setup(config)
+    state = hiding.state(Stage.LLM)
+    model = hiding.built.definition.merge(state.params, state.buffers)
+    arguments = {
+        "user": jnp.arange(2),
+        "history": jnp.array([[3, 1, 4, 1, 5, 9]] * 2),
+        "template": jnp.zeros(2, jnp.int32),
+    }
+    plain = setup.built.definition.merge(state.params, state.buffers)
+    np.testing.assert_array_equal(model.queries(**arguments), plain.queries(**arguments))
+    visible = model._visible(arguments["history"], jax.random.key(0))
+    assert visible is not None and 0 < int(visible.sum()) < 6
+    assert plain._visible(arguments["history"], jax.random.key(0)) is None
 
 
 def test_joint_sends_the_retrieval_gradient_into_the_graph_encoder(setup):

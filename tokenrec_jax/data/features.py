@@ -40,23 +40,23 @@ class FeatureTable:
         return table
 
 
-def feature_table(attributes: Values | None, *, min_items: int, name: str) -> FeatureTable:
+def feature_table(attributes: Values, *, min_items: int, name: str) -> FeatureTable:
     """Returns the table of the values that enough items have, the most frequent first.
 
     Args:
-      attributes: values of each item; None where a data set has none.
+      attributes: values of each item.
       min_items: items that must have a value.
       name: of the data set, for errors.
 
     Raises:
       ConfigError: there is no such value.
     """
-    counts = collections.Counter(value for values in attributes or () for value in set(values))
+    counts = collections.Counter(value for values in attributes for value in set(values))
     names = tuple(value for value, count in counts.most_common() if count >= min_items)
     if not names:
         raise ConfigError(
-            f"{name}: no categorical value has {min_items} items or more; set llm.item_features to False, or name "
-            "data.feature_columns"
+            f"{name}: no categorical value has {min_items} items or more; lower llm.min_feature_items, set "
+            "llm.item_features to False, or name data.feature_columns"
         )
     known = set(names)
-    return FeatureTable(names=names, width=max(len(known.intersection(values)) for values in attributes or ()))
+    return FeatureTable(names=names, width=max(len(known.intersection(values)) for values in attributes))

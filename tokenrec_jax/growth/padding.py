@@ -13,7 +13,7 @@ from tokenrec_jax.types import PADDING
 
 # Every array of the model with a row a user or an item. Weights of new items count as those of one user's.
 _TABLES = re.compile(
-    r"/((user|item)_(embedding|vectors|codes)|item_residual|item_features|item_text|inverse_sqrt_degree)$"
+    r"/((user|item)_(embedding|vectors|codes)|(item|sent)_residual|item_features|item_text|inverse_sqrt_degree)$"
 )
 _FILLED_WITH_ONES = "inverse_sqrt_degree"
 _FILLED_WITH_PADDING = "item_features"

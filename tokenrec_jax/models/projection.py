@@ -20,6 +20,7 @@ def fold_in(
     item_vectors: Float[Array, "items emb"],
     inverse_sqrt_degree: Float[Array, " items"],
     lag_weights: Float[Array, " lags"] | None = None,
+    residual: Float[Array, "items emb"] | None = None,
 ) -> Float[Array, "batch history emb"]:
     """Returns the user vector after each item of a history: one step of graph propagation from the items alone.
 
@@ -27,17 +28,20 @@ def fold_in(
     a row is that of its whole history up to the factor of its padded length.
 
     Source: the propagation rule of LightGCN (He et al., 2020, eq. 3) for a user outside of the graph.
-    Differs: with `lag_weights` an item counts by how long ago it was.
+    Differs: with `lag_weights` an item counts by how long ago it was, with `residual` it sends more than its vector.
 
     Args:
       history: item ids, oldest first, right-padded with `PADDING`.
       item_vectors: collaborative embeddings.
       inverse_sqrt_degree: of the items.
       lag_weights: weight of the newest item, of the one before it, and so on, as long as a history at least.
+      residual: what each item sends besides z / sqrt(degree).
     """
     index = jnp.maximum(history, 0)
     weight = jnp.where(history == PADDING, 0.0, take_rows(inverse_sqrt_degree, index))
     sent = take_rows(item_vectors, index) * weight[..., None]
+    if residual is not None:
+        sent = sent + jnp.where((history == PADDING)[..., None], 0.0, take_rows(residual, index))
     if lag_weights is None:
         total = jnp.cumsum(sent, axis=1)
     else:
@@ -69,6 +73,8 @@ class QueryHead(nnx.Module):
             self.fold_in_scale = nnx.Param(jnp.array(config.llm.fold_in_scale, jnp.float32))
             lag = jnp.arange(1, config.data.max_history + 1, dtype=jnp.float32)
             self.lag_weights = nnx.Param(lag**-config.llm.fold_in_recency)
+            if config.llm.fold_in_residual:
+                self.sent_residual = nnx.Param(jnp.zeros((num_items, dim)))
         if config.llm.item_residual:
             self.item_residual = nnx.Param(jnp.zeros((num_items, dim)))
         if config.llm.item_vectors_at_input:
@@ -87,6 +93,7 @@ class QueryHead(nnx.Module):
             item_vectors=item_vectors,
             inverse_sqrt_degree=inverse_sqrt_degree,
             lag_weights=self.lag_weights[...],
+            residual=self.sent_residual[...] if hasattr(self, "sent_residual") else None,
         )
 
     def item_space(

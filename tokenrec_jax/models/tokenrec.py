@@ -120,7 +120,8 @@ class TokenRec(nnx.Module):
                 )
         if not self.config.llm.fold_in:
             return self.head.queries(hidden, None)
-        folded = self.head.fold_in(history, item_vectors=vectors, inverse_sqrt_degree=degree)
+        shown = history if visible is None else jnp.where(visible, history, PADDING)
+        folded = self.head.fold_in(shown, item_vectors=vectors, inverse_sqrt_degree=degree)
         return self.head.queries(hidden, folded if hidden.shape[1] > 1 else self._last(folded, history))
 
     def item_space(self, item_vectors: Float[Array, "items emb"]) -> Float[Array, "items emb"]:

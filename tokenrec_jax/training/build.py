@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import jraph
 import numpy as np
 import transformers
+from absl import logging
 from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Float
@@ -102,9 +103,11 @@ def build_model(config: Config, training: Interactions, *, mesh: Mesh, saved: pa
         with_history=config.llm.objective == "prompt",
     )
     features = None
-    if config.llm.item_features:
+    if config.llm.item_features and training.item_attributes is None:
+        logging.warning("%s: items have no categorical values; llm.item_features does nothing", training.name)
+    elif config.llm.item_features:
         least = config.llm.min_feature_items
-        features = feature_table(training.item_attributes, min_items=least, name=training.name)
+        features = feature_table(training.item_attributes or (), min_items=least, name=training.name)
     text = None
     if config.llm.item_text:
         text = _text_map(config, training) if saved is None else TextMap.load(saved)

@@ -76,7 +76,7 @@ def _above_mean(
 ) -> Float[Array, " rows"]:
     """Returns by how much each row's logit of its target exceeds its mean logit."""
     real = (jnp.arange(items.shape[0]) < num_items)[:, None]
-    mean = jnp.sum(jnp.where(real, items, 0.0), axis=0) / num_items
+    mean = jnp.sum(jnp.where(real, items, 0.0), axis=0, keepdims=True) / num_items
     return jnp.sum(queries * (take_rows(items, target) - mean), axis=-1)
 
 

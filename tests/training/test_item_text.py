@@ -1,0 +1,51 @@
+"""Text of items through a tiny random model: what counts is that the same text gives the same vector, and once."""
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from tokenrec_jax.data.vocabulary import word_tokenizer
+from tokenrec_jax.models import llm
+from tokenrec_jax.training import item_text
+from tokenrec_jax.types import ConfigError
+
+TEXTS = ["red shoe", "blue shoe", "red hat, large", "", "hat", "shoe hat red"]
+
+
+@pytest.fixture(params=["tiny", "llama-tiny"])
+def checkpoint(request, tmp_path, monkeypatch):
+    monkeypatch.setenv("TOKENREC_CACHE", str(tmp_path / "cache"))
+    model = llm.make_model(llm.preset(request.param, vocab_size=100), rngs=nnx.Rngs(0))
+    llm.save_hf(model, tmp_path / "model", word_tokenizer(TEXTS))
+    item_text._load.cache_clear()
+    return tmp_path / "model"
+
+
+def test_a_text_is_read_once_and_says_the_same_in_any_company(checkpoint, monkeypatch):
+    fitted = item_text.fit_text_map(str(checkpoint), TEXTS, dim=3, dataset="shop")
+    vectors = fitted.vectors(TEXTS)
+    assert vectors.shape == (6, 3) and np.all(vectors[3] == 0) and np.all(np.any(vectors[[0, 1, 2, 4, 5]] != 0, axis=1))
+    said = vectors[[0, 1, 2, 4, 5]]
+    np.testing.assert_allclose(said.mean(axis=0), 0, atol=1e-4)
+    np.testing.assert_allclose(said.var(axis=0)[0], 1, rtol=1e-3)
+    # In another batch, beside longer texts.
+    np.testing.assert_allclose(fitted.vectors(["blue shoe"])[0], vectors[1], atol=1e-4)
+    monkeypatch.setattr(item_text, "_read", lambda *_: pytest.fail("read again"))
+    np.testing.assert_array_equal(fitted.vectors(TEXTS), vectors)
+
+
+def test_a_map_is_kept(checkpoint, tmp_path):
+    fitted = item_text.fit_text_map(str(checkpoint), TEXTS, dim=2, dataset="shop")
+    fitted.save(tmp_path)
+    loaded = item_text.TextMap.load(tmp_path)
+    assert loaded.name == fitted.name
+    np.testing.assert_array_equal(loaded.basis, fitted.basis)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        item_text.TextMap.load(checkpoint)
+
+
+def test_what_cannot_be_read_is_refused(checkpoint):
+    with pytest.raises(ConfigError, match="5 items have text"):
+        item_text.fit_text_map(str(checkpoint), TEXTS, dim=6, dataset="shop")
+    with pytest.raises(ConfigError, match="random weights cannot read"):
+        item_text.fit_text_map("scratch:tiny", TEXTS, dim=2, dataset="shop")
