@@ -20,6 +20,7 @@ def get_config(argument: str = "compact") -> c.Config:
         user_tokens="none",
         fold_in=True,
         fold_in_recency=1.0,
+        fold_in_residual=True,
         item_residual=True,
         item_vectors_at_input=True,
         item_features=True,
