@@ -351,10 +351,10 @@ def test_content_stands_for_an_item_that_nobody_has_touched():
     np.testing.assert_array_equal(model.tables.item_codes[...][known], encoded[0])
     # What the model knows nothing of stands nowhere.
     assert np.all(space[known + 1] == 0)
-    found = recommender.recommend(["0"], k=known + 2, exclude_seen=False)[0]
+    found = recommender.recommend([recommender.user_ids[0]], k=known + 2, exclude_seen=False)[0]
     assert {"new", "odd"} <= {one.item for one in found}
     # Once touched, the graph speaks.
-    recommender.add_interactions([("0", "new")])
+    recommender.add_interactions([(recommender.user_ids[0], "new")])
     assert not np.allclose(np.asarray(recommender.model.tables.item_vectors[...])[known], 0)
 
 
