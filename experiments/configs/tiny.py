@@ -12,7 +12,10 @@ def get_config(argument: str = "tiny") -> c.Config:
     config.data = c.DataConfig(source="synthetic", max_history=12, history_buckets=(6, 12))
     config.lightgcn = c.LightGCNConfig(embedding_dim=16, num_layers=2)
     config.tokenizer = c.TokenizerConfig(book_size=16, code_dim=32, hidden_dims=(32,))
-    config.llm = c.LLMConfig(name=f"scratch:{argument}", projection_dim=32, fold_in=True, dropout=0.0)
+    # A unit projection, so that what the language model says shows before anything is trained.
+    config.llm = c.LLMConfig(
+        name=f"scratch:{argument}", projection_dim=32, projection="unit", fold_in=True, dropout=0.0
+    )
     config.train = c.TrainConfig(
         collaborative=c.StageConfig(steps=60, batch_size=512, learning_rate=2e-2, cosine_decay=False, eval_every=30),
         tokenizer=c.StageConfig(steps=60, batch_size=64, learning_rate=2e-3),

@@ -44,9 +44,10 @@ def test_forward_operations_are_those_of_the_program(preset, objective):
     query = make_query_function(built.definition, mesh=make_mesh(MeshConfig(), devices=jax.devices()[:1]))
     lowered = query.lower(state.params, state.buffers, ids, history, jax.ShapeDtypeStruct((), jnp.int32))
     done = count(parse(lowered.compile().as_text())).flops
-    # The program also does the half of the scores that a causal mask hides, T5's table of relative positions, and the
-    # queries of all tokens in GPT-2's last layer, whose kernel holds them beside keys and values.
-    assert 0.75 * done < needed < 1.02 * done
+    # The program also does the half of the scores that a causal mask hides, T5's table of relative positions, the
+    # fold-in of every prefix, and the queries of all tokens in GPT-2's last layer, whose kernel holds them beside keys
+    # and values.
+    assert 0.74 * done < needed < 1.02 * done
 
 
 def test_a_trained_weight_costs_three_times_its_forward_pass_and_a_frozen_one_twice():

@@ -73,8 +73,12 @@ OPTIONS = {
         "llm.item_features": True, "llm.item_dropout": 0.2, "loss.label_smoothing": 0.1, "llm.fold_in_recency": 1.0,
         "llm.fold_in_residual": True,
     },
-    "unit projection": {"llm.projection": "unit", "llm.item_dropout": 0.2, "llm.objective": "dense"},
+    "free projection": {"llm.projection": "free", "llm.item_dropout": 0.2, "llm.objective": "dense"},
     "bfloat16": {"llm.dtype": "bfloat16"},
+    "bfloat16, pooled": {
+        "llm.dtype": "bfloat16", "llm.item_positions": "pooled", "llm.item_vectors_at_input": True,
+        "llm.item_features": True,
+    },
     "causal, prompt": {"llm.name": "scratch:llama-tiny", "llm.tuning": "lora"},
     "causal, dense": {"llm.name": "scratch:gpt2-tiny", "llm.objective": "dense", "llm.user_tokens": "none"},
 }  # fmt: skip
@@ -96,8 +100,7 @@ def test_options_train(name):
 @pytest.mark.parametrize(("tuning", "moving"), [("frozen", set()), ("lora", {"lora"})])
 def test_a_frozen_language_model_stays_and_its_adapters_move(tuning, moving):
     config = tiny.get_config()
-    # A projection from zero learns little in so few steps.
-    config.llm.tuning, config.llm.projection = tuning, "unit"
+    config.llm.tuning = tuning
     before, state, metrics, _, _ = run(make_setup(config), Stage.LLM, 10)
     moved = {
         group

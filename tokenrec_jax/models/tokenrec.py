@@ -275,7 +275,7 @@ class TokenRec(nnx.Module):
         parts = [] if (beside := self._beside_codes(history, vectors)) is None else [beside]
         if self.config.llm.codes_at_input:
             parts.append(self._sum_of_codes(self._item_tokens(history)))
-        return functools.reduce(jnp.add, parts)
+        return functools.reduce(jnp.add, parts).astype(self.llm.dtype)
 
     def _beside_codes(self, history, vectors) -> Float[Array, "batch history model"] | None:
         """Returns what the language model reads of each item besides its codes; None where that is nothing."""
