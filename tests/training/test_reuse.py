@@ -28,6 +28,7 @@ def test_stages_are_shared_as_far_as_settings_agree():
     assert shared_stages(own, changed(lightgcn__num_layers=0)) == ()
     assert shared_stages(own, changed(train__collaborative__learning_rate=0.1)) == ()
     assert shared_stages(own, changed(seed=1)) == ()
+    assert shared_stages(own, changed(evaluation__protocol="reference")) == ()
     assert shared_stages(own, changed(stages=("collaborative", "llm"))) == BOTH[:1]
 
 

@@ -36,11 +36,13 @@ class Reused:
 
 
 def shared_stages(config: Config, other: Config) -> tuple[Stage, ...]:
-    """Returns the first stages of a run that are also those of another run: same seed, same settings.
+    """Returns the first stages of a run that are also those of another run: same seed, same protocol, same settings.
 
-    The last stage of a run is never among them. Whether the data is the same, too, is for `reuse` to see.
+    The protocol decides what is trained on. The last stage of a run is never among them. Whether the data is the same,
+    too, is for `reuse` to see.
     """
-    if config.seed != other.seed or Stage.JOINT in map(Stage, other.stages):
+    alike = config.seed == other.seed and config.evaluation.protocol == other.evaluation.protocol
+    if not alike or Stage.JOINT in map(Stage, other.stages):
         return ()
     shared = []
     for stage, name, other_name in zip(SHARED, config.stages[:-1], other.stages, strict=False):
