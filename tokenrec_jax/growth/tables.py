@@ -24,6 +24,7 @@ from tokenrec_jax.numerics import normalize, round_up
 from tokenrec_jax.partitioned import ROWS
 from tokenrec_jax.sharding import ROW_AXES, fetch, on_mesh, put, replicated
 from tokenrec_jax.training.build import BuiltModel
+from tokenrec_jax.training.item_text import TextMap
 from tokenrec_jax.training.state import Params
 
 #: Vectors move in steps of the root mean square of their table divided by this; see `propagation.moved`.
@@ -89,6 +90,8 @@ class Grower:
         """
         self._definition, self._mesh, self._headroom = built.definition, mesh, headroom
         self._features, self._text = built.features, built.text
+        # Vectors of texts that came with new items, each read once.
+        self._read: dict[str, Float[np.ndarray, " text"]] = {}
         has_content = built.features is not None or built.text is not None
         definition = built.definition
         self._shards = math.prod(mesh.shape[axis] for axis in ROW_AXES)
@@ -236,13 +239,20 @@ class Grower:
         if self._features is not None:
             new["item_features"] = self._features.encode(tuple(catalogue.attributes[first : catalogue.num_items]))
         if self._text is not None:
-            new["item_text"] = self._text.vectors(catalogue.interactions.texts()[first:])
+            new["item_text"] = self._text_vectors(self._text, catalogue.interactions.texts()[first:])
         grown = dict(tables.buffers["tables"])
         for name, rows in new.items():
             table = fetch(grown[name]).copy()
             table[first : first + len(rows)] = rows
             grown[name] = put(table, grown[name].sharding)
         return dataclasses.replace(tables, buffers={**tables.buffers, "tables": grown})
+
+    def _text_vectors(self, text: TextMap, texts: list[str]) -> Float[np.ndarray, "texts text"]:
+        """Returns the vectors of texts; the language model reads only those that never came before."""
+        unread = [each for each in dict.fromkeys(texts) if each not in self._read]
+        if unread:
+            self._read.update(zip(unread, text.vectors(unread), strict=True))
+        return np.stack([self._read[each] for each in texts])
 
     def _follow(
         self, tables: Tables, catalogue: Catalogue, after: Propagated

@@ -18,6 +18,7 @@ from tokenrec_jax.data import prompts
 from tokenrec_jax.data.features import FeatureTable, feature_table
 from tokenrec_jax.data.graph import build_graph, graph_shardings, inverse_sqrt_degree, padded_rows
 from tokenrec_jax.data.interactions import Interactions
+from tokenrec_jax.data.sources import cache_folder
 from tokenrec_jax.data.vocabulary import Vocabulary, load_tokenizer, make_vocabulary, word_tokenizer
 from tokenrec_jax.models import llm
 from tokenrec_jax.models.tables import ItemContent, ModelShape
@@ -130,7 +131,7 @@ def build_model(config: Config, training: Interactions, *, mesh: Mesh, saved: pa
         llm_config=model_config,
         templates=templates,
         inverse_sqrt_degree=inverse_sqrt_degree(training),
-        content=None if saved is not None else _content(features, text, training, shape=shape),
+        content=None if saved is not None else _content(config, features, text, training, shape=shape),
     )
     _check_lengths(definition, config)
     shards = mesh.shape[FSDP] * mesh.shape[TENSOR]
@@ -185,11 +186,12 @@ def define(
 
 def _text_map(config: Config, training: Interactions) -> TextMap:
     name, dim = config.llm.item_text, config.llm.item_text_dim
-    return fit_text_map(name, training.texts(), dim=dim, dataset=training.name)
+    cache = cache_folder(config.data)
+    return fit_text_map(name, training.texts(), dim=dim, dataset=training.name, cache=cache)
 
 
 def _content(
-    features: FeatureTable | None, text: TextMap | None, training: Interactions, *, shape: ModelShape
+    config: Config, features: FeatureTable | None, text: TextMap | None, training: Interactions, *, shape: ModelShape
 ) -> ItemContent:
     """Returns the content of all items, and none for the padded rows."""
     values = np.full((shape.item_rows, shape.feature_width), PADDING, np.int32)
@@ -197,7 +199,7 @@ def _content(
         values[: shape.num_items] = features.encode(training.item_attributes or ())
     vectors = np.zeros((shape.item_rows, shape.text_dim), np.float32)
     if text is not None:
-        vectors[: shape.num_items] = text.vectors(training.texts())
+        vectors[: shape.num_items] = text.vectors(training.texts(), cache=cache_folder(config.data))
     return ItemContent(values=values, text=vectors)
 
 

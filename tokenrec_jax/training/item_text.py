@@ -20,7 +20,6 @@ from absl import logging
 from flax import nnx
 from jaxtyping import Float
 
-from tokenrec_jax.data.sources import default_cache
 from tokenrec_jax.data.vocabulary import load_tokenizer
 from tokenrec_jax.models import llm
 from tokenrec_jax.numerics import round_up
@@ -48,11 +47,14 @@ class TextMap:
     mean: Float[np.ndarray, " hidden"]
     basis: Float[np.ndarray, "hidden text"]
 
-    def vectors(self, texts: Sequence[str]) -> Float[np.ndarray, "texts text"]:
-        """Returns the vectors of texts; those of empty texts are zero."""
-        states = text_states(self.name, texts)
-        said = np.array([bool(text) for text in texts])[:, None]
-        return np.where(said, (states - self.mean) @ self.basis, 0).astype(np.float32)
+    def vectors(self, texts: Sequence[str], *, cache: pathlib.Path | None = None) -> Float[np.ndarray, "texts text"]:
+        """Returns the vectors of texts; those of empty texts are zero. `cache` as for `text_states`."""
+        said = np.array([bool(text) for text in texts])
+        vectors = np.zeros((len(texts), self.basis.shape[1]), np.float32)
+        if said.any():
+            states = text_states(self.name, [text for text in texts if text], cache=cache)
+            vectors[said] = (states - self.mean) @ self.basis
+        return vectors
 
     def save(self, folder: pathlib.Path) -> None:
         """Writes the map into a folder."""
@@ -73,7 +75,9 @@ class TextMap:
             raise ConfigError(f"{folder / _FILE}: cannot be read ({' '.join(str(error).split())})") from None
 
 
-def fit_text_map(name: str, texts: Sequence[str], *, dim: int, dataset: str) -> TextMap:
+def fit_text_map(
+    name: str, texts: Sequence[str], *, dim: int, dataset: str, cache: pathlib.Path | None = None
+) -> TextMap:
     """Returns the principal components of what a language model makes of the texts of all items.
 
     Args:
@@ -81,6 +85,7 @@ def fit_text_map(name: str, texts: Sequence[str], *, dim: int, dataset: str) -> 
       texts: one an item, "" where there is none.
       dim: components that are kept.
       dataset: name of the data set, for errors.
+      cache: as for `text_states`; with one, `TextMap.vectors` of the same texts reads nothing again.
 
     Raises:
       ConfigError: there are fewer texts than components, or no such model.
@@ -91,32 +96,41 @@ def fit_text_map(name: str, texts: Sequence[str], *, dim: int, dataset: str) -> 
             f"{dataset}: {len(filled)} items have text for llm.item_text_dim = {dim}; name data.text_columns or "
             "title_column, or leave llm.item_text empty"
         )
-    states = text_states(name, filled)
+    states = text_states(name, filled, cache=cache)
     mean = states.mean(axis=0)
     _, strength, directions = np.linalg.svd(states - mean, full_matrices=False)
     deviation = max(float(strength[0]) / len(filled) ** 0.5, 1e-12)
     return TextMap(name=name, mean=mean, basis=np.ascontiguousarray(directions[:dim].T / deviation))
 
 
-def text_states(name: str, texts: Sequence[str]) -> Float[np.ndarray, "texts hidden"]:
+def text_states(name: str, texts: Sequence[str], *, cache: pathlib.Path | None) -> Float[np.ndarray, "texts hidden"]:
     """Returns the mean of a language model's last hidden states over the tokens of each text, float32.
 
-    What was read once is kept in the cache of prepared data sets.
+    Args:
+      name: of the language model, as `llm.name`.
+      texts: not empty; the first `MAX_TOKENS` tokens of each count.
+      cache: folder that keeps what was read once; None: it is read.
+
+    Raises:
+      ConfigError: there is no such model.
+      DataError: the cache cannot be written.
     """
+    if cache is None:
+        return _read(name, texts)
     digest = hashlib.sha256(json.dumps([name, MAX_TOKENS, list(texts)]).encode()).hexdigest()[:16]
-    file = default_cache() / f"item-text-{digest}.safetensors"
+    file = cache / f"item-text-{digest}.safetensors"
     if file.is_file():
         return safetensors.numpy.load_file(file)["states"]
     states = _read(name, texts)
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        cache.mkdir(parents=True, exist_ok=True)
         draft = file.with_suffix(".draft")
         safetensors.numpy.save_file({"states": states}, draft)
         draft.replace(file)
     except OSError as error:
         raise DataError(
-            f"{file.parent}: cannot keep text vectors here ({error.strerror}); set $TOKENREC_CACHE to a folder that "
-            "may be written"
+            f"{cache}: cannot keep text vectors here ({error.strerror}); set data.cache_dir or $TOKENREC_CACHE to a "
+            "folder that may be written"
         ) from None
     return states
 
