@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from jaxtyping import Int
 
 from tokenrec_jax.baselines.dot_product import dot_product
 from tokenrec_jax.baselines.ease import ease_weights, score_with_weights
-from tokenrec_jax.baselines.item_knn import VARIANTS, item_knn
+from tokenrec_jax.baselines.item_knn import VARIANTS, knn_votes, score_with_votes
 from tokenrec_jax.baselines.popularity import popularity
 from tokenrec_jax.config import Config
 from tokenrec_jax.data.interactions import Interactions
@@ -146,10 +147,19 @@ def baselines(
         return found
     training = training_part(interactions, config.evaluation.protocol)
     found["popularity"] = choose([({}, popularity(training))])
-    found["item_knn"] = choose((dataclasses.asdict(one), item_knn(training, one)) for one in VARIANTS)
+    found["item_knn"] = choose(_neighbours(training))
     if training.num_items <= MOST_ITEMS_OF_EASE:
         found["ease"] = choose(_eases(training))
     return found
+
+
+def _neighbours(training: Interactions) -> Iterator[tuple[dict[str, float], ScoreFunction]]:
+    """Yields item-kNN with each kind of similarity, and with each way to read a history."""
+    for _, alike in itertools.groupby(VARIANTS, key=lambda one: (one.shrinkage, one.neighbours)):
+        first, *others = alike
+        votes = knn_votes(training, first)
+        for one in (first, *others):
+            yield dataclasses.asdict(one), score_with_votes(votes, recency=one.recency)
 
 
 def _eases(training: Interactions) -> Iterator[tuple[dict[str, float], ScoreFunction]]:

@@ -60,21 +60,42 @@ def item_knn(train: Interactions, settings: ItemKNN = ItemKNN()) -> Callable[[Ev
     Differs: similarities are not normalised per item, and a candidate keeps its nearest items rather than an item of
       the history its nearest candidates, which is better on validation.
     """
+    return score_with_votes(knn_votes(train, settings), recency=settings.recency)
+
+
+def knn_votes(train: Interactions, settings: ItemKNN) -> Any:
+    """Returns how much each item, a row, votes for each item, a column; sparse, or an array where few are zero.
+
+    Args:
+      train: `interactions.without_last(2)`.
+      settings: of the similarities; `recency` does not matter.
+
+    Raises:
+      ConfigError: shrinkage or neighbours are out of range.
+    """
     if not settings.shrinkage >= 0:
         raise ConfigError(f"shrinkage: got {settings.shrinkage}; allowed is 0 or more")
     if settings.neighbours < 0:
         raise ConfigError(f"neighbours: got {settings.neighbours}; allowed is 0 (all) or more")
-    if not 0 < settings.recency <= 1:
-        raise ConfigError(f"recency: got {settings.recency}; allowed is above 0 and at most 1")
     similarity = cosine_similarity(train, shrinkage=settings.shrinkage)
     if settings.neighbours:
         # Symmetric until here, so the rows that are kept are the columns of the candidates.
         similarity = _csr(keep_largest(similarity, settings.neighbours).T)
-    # Any: either form multiplies a sparse matrix from the right.
-    votes: Any = similarity.toarray() if similarity.nnz > _DENSE * train.num_items**2 else similarity
+    return similarity.toarray() if similarity.nnz > _DENSE * train.num_items**2 else similarity
+
+
+# Any: either form multiplies a sparse matrix from the right.
+def score_with_votes(votes: Any, *, recency: float) -> Callable[[EvaluationBatch], np.ndarray]:
+    """Returns the score function of what `knn_votes` returns, for several ways to read a history.
+
+    Raises:
+      ConfigError: `recency` is out of range.
+    """
+    if not 0 < recency <= 1:
+        raise ConfigError(f"recency: got {recency}; allowed is above 0 and at most 1")
 
     def score(batch: EvaluationBatch) -> np.ndarray:
-        seen = history_matrix(np.asarray(batch.seen), num_items=train.num_items, recency=settings.recency)
+        seen = history_matrix(np.asarray(batch.seen), num_items=votes.shape[0], recency=recency)
         scores = seen @ votes
         # Rounding to float32 joins scores that differ only by the order of their sum.
         return (scores.toarray() if scipy.sparse.issparse(scores) else scores).astype(np.float32)
