@@ -75,7 +75,7 @@ class PairBatch:
     Attributes:
       user: user of the interaction.
       positive: item of the interaction.
-      negative: an item that the user has no training interaction with.
+      negative: an item that the user has no training interaction with; the positive one for a loss without negatives.
     """
 
     user: Int[Any, " batch"]

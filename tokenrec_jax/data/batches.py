@@ -32,7 +32,8 @@ def train_batches(
     parts: dict[str, Callable[[int], object]] = {}
     if stage in (Stage.COLLABORATIVE, Stage.JOINT):
         size = config.stage(Stage.COLLABORATIVE).batch_size
-        parts["pairs"] = PairBatches(interactions, batch_size=size, seed=seed)
+        pairwise = config.lightgcn.loss == "bpr"
+        parts["pairs"] = PairBatches(interactions, batch_size=size, seed=seed, with_negatives=pairwise)
     if stage in (Stage.TOKENIZER, Stage.JOINT):
         size = config.stage(Stage.TOKENIZER).batch_size
         parts["rows"] = RowBatches(interactions, batch_size=size, seed=seed)
@@ -48,23 +49,25 @@ def train_batches(
 
 
 class PairBatches:
-    """Interactions in random order, each with a fresh negative."""
+    """Interactions in random order, each with a fresh negative unless nothing reads one."""
 
-    def __init__(self, interactions: Interactions, *, batch_size: int, seed: int):
-        """Prepares batches of `batch_size` interactions."""
+    def __init__(self, interactions: Interactions, *, batch_size: int, seed: int, with_negatives: bool = True):
+        """Prepares batches of `batch_size` interactions; without negatives, the positives stand in their place."""
         self._users = np.repeat(np.arange(interactions.num_users, dtype=np.int32), np.diff(interactions.indptr))
         self._items = interactions.items
         self._order = EpochOrder(len(self._items), seed=seed)
-        self._negatives = NegativeSampler(interactions)
+        self._negatives = NegativeSampler(interactions) if with_negatives else None
         self._batch_size = batch_size
         self._seed = seed
 
     def __call__(self, step: int) -> PairBatch:
         """Returns the batch of a step."""
         rows = self._order.slice(step * self._batch_size, self._batch_size)
-        users = self._users[rows]
-        rng = np.random.default_rng((self._seed, step, 1))
-        return PairBatch(user=users, positive=self._items[rows], negative=self._negatives.sample(users, rng=rng))
+        users, positive = self._users[rows], self._items[rows]
+        negative = positive
+        if self._negatives is not None:
+            negative = self._negatives.sample(users, rng=np.random.default_rng((self._seed, step, 1)))
+        return PairBatch(user=users, positive=positive, negative=negative)
 
 
 class RowBatches:
