@@ -6,6 +6,7 @@ it. What was chosen, and what it scored, is in `configs/baselines_sasrec.py` and
 
 import dataclasses
 import importlib
+from typing import Any, TypeVar
 
 from tokenrec_jax.baselines.sasrec import SASRecConfig
 from tokenrec_jax.baselines.tiger import TigerConfig
@@ -47,6 +48,8 @@ class BaselineConfig:
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     training: BaselineTraining = dataclasses.field(default_factory=BaselineTraining)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+    # Settings of the model, of a type of its own for each baseline.
+    model: Any = None
 
     def loop_config(self, *, objective: str) -> Config:
         """Returns what the data pipeline and the loop read, checked.
@@ -83,8 +86,50 @@ class TigerRun(BaselineConfig):
     codes: str = ""
 
 
+Run = TypeVar("Run", bound=BaselineConfig)
+
 #: The runs by the name of their system.
 SYSTEMS: dict[str, type[BaselineConfig]] = {"sasrec": SASRecRun, "tiger": TigerRun}
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """What a baseline chooses for a data set.
+
+    Attributes:
+      model: its settings; each run gets a copy.
+      buckets: padded lengths of histories, the longest one last.
+      optimization: steps are an upper bound where `patience` ends a run; a checkpoint comes with each evaluation.
+    """
+
+    model: Any
+    buckets: tuple[int, ...]
+    optimization: StageConfig
+
+
+def chosen_run(kind: type[Run], chosen: Chosen, *, name: str) -> Run:
+    """Returns a run of a baseline with what was chosen for a data set.
+
+    Args:
+      kind: of the run.
+      chosen: for the data set.
+      name: of the data set in `FILES`; empty: the default data set.
+
+    Raises:
+      ConfigError: there is no such file.
+    """
+    run = kind(
+        model=dataclasses.replace(chosen.model),
+        training=BaselineTraining(
+            optimization=dataclasses.replace(chosen.optimization),
+            checkpoint_every=chosen.optimization.eval_every,
+        ),
+    )
+    if name:
+        base = of_file(name)
+        run.data, run.evaluation = base.data, base.evaluation
+    run.data.max_history, run.data.history_buckets = chosen.buckets[-1], chosen.buckets
+    return run
 
 
 def of_file(name: str) -> Config:

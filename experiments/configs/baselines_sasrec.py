@@ -9,65 +9,41 @@ Command: python -m experiments.baseline --baseline=sasrec --config=experiments/c
            --workdir=runs/sasrec-beauty
 """
 
-import dataclasses
-
-from experiments.baseline_config import BaselineTraining, SASRecRun, of_file
+from experiments.baseline_config import Chosen, SASRecRun, chosen_run
 from tokenrec_jax.baselines.sasrec import SASRecConfig
-from tokenrec_jax.config import DataConfig, StageConfig
+from tokenrec_jax.config import StageConfig
 
-
-@dataclasses.dataclass(frozen=True)
-class _Chosen:
-    """What differs between data sets; steps are an upper bound where `patience` ends a run."""
-
-    buckets: tuple[int, ...] = (6, 12, 25, 50)
-    steps: int = 2000
-    batch_size: int = 128
-    eval_every: int = 100
-    learning_rate: float = 1e-3
-    dropout: float = 0.3
-    temperature: float = 0.05
-    dim: int = 64
-
-
-_DEFAULT = _Chosen()
-_BEAUTY = _Chosen(
-    buckets=(2, 3, 4, 6, 9, 14, 25, 50),
-    steps=2400,
-    batch_size=256,
-    eval_every=200,
-    learning_rate=2e-3,
-    dropout=0.5,
+_DEFAULT = Chosen(SASRecConfig(), (6, 12, 25, 50), StageConfig(steps=2000, batch_size=128, eval_every=100))
+_BEAUTY = Chosen(
+    SASRecConfig(dropout=0.5),
+    (2, 3, 4, 6, 9, 14, 25, 50),
+    StageConfig(steps=2400, batch_size=256, eval_every=200, learning_rate=2e-3),
 )
 _CHOSEN = {
     "beauty": _BEAUTY,
     # Never looked at.
     "clothing": _BEAUTY,
-    "lastfm": _Chosen(dropout=0.5, temperature=0.1, steps=600, eval_every=50),
-    "ml1m": _Chosen(buckets=(25, 50, 100), steps=5000, batch_size=64, eval_every=500, dropout=0.2, temperature=0.07),
-    "quickstart": _Chosen(dropout=0.5, temperature=0.1, steps=800, batch_size=64, eval_every=50),
-    "tiny": _Chosen(buckets=(6, 12), steps=60, batch_size=32, eval_every=30, dim=16, learning_rate=1e-2),
+    "lastfm": Chosen(
+        SASRecConfig(dropout=0.5, temperature=0.1),
+        (6, 12, 25, 50),
+        StageConfig(steps=600, batch_size=128, eval_every=50),
+    ),
+    "ml1m": Chosen(
+        SASRecConfig(dropout=0.2, temperature=0.07),
+        (25, 50, 100),
+        StageConfig(steps=5000, batch_size=64, eval_every=500),
+    ),
+    "quickstart": Chosen(
+        SASRecConfig(dropout=0.5, temperature=0.1),
+        (6, 12, 25, 50),
+        StageConfig(steps=800, batch_size=64, eval_every=50),
+    ),
+    "tiny": Chosen(
+        SASRecConfig(dim=16), (6, 12), StageConfig(steps=60, batch_size=32, eval_every=30, learning_rate=1e-2)
+    ),
 }
 
 
 def get_config(argument: str = "beauty") -> SASRecRun:
     """Returns the run; `argument` is a config file's name of the data set (`lastfm`), or empty for settings alone."""
-    chosen = _CHOSEN.get(argument, _DEFAULT)
-    run = SASRecRun()
-    if argument:
-        base = of_file(argument)
-        run.data, run.evaluation = base.data, base.evaluation
-    else:
-        run.data = DataConfig()
-    run.data.max_history, run.data.history_buckets = chosen.buckets[-1], chosen.buckets
-    run.model = SASRecConfig(dim=chosen.dim, dropout=chosen.dropout, temperature=chosen.temperature)
-    run.training = BaselineTraining(
-        optimization=StageConfig(
-            steps=chosen.steps,
-            batch_size=chosen.batch_size,
-            learning_rate=chosen.learning_rate,
-            eval_every=chosen.eval_every,
-        ),
-        checkpoint_every=chosen.eval_every,
-    )
-    return run
+    return chosen_run(SASRecRun, _CHOSEN.get(argument, _DEFAULT), name=argument)

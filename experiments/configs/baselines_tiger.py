@@ -1,64 +1,33 @@
-"""TIGER-style generator for each data set; chosen on validation.
+"""TIGER-style generator for each data set; the settings are guesses, none was tuned.
 
 Command: python -m experiments.baseline --baseline=tiger --config=experiments/configs/baselines_tiger.py:lastfm
            --workdir=runs/tiger-lastfm [--codes=runs/lastfm]
 """
 
-import dataclasses
-
-from experiments.baseline_config import BaselineTraining, TigerRun, of_file
+from experiments.baseline_config import Chosen, TigerRun, chosen_run
 from tokenrec_jax.baselines.tiger import TigerConfig
-from tokenrec_jax.config import DataConfig, StageConfig
+from tokenrec_jax.config import StageConfig
 
-
-@dataclasses.dataclass(frozen=True)
-class _Chosen:
-    """What differs between data sets; steps are an upper bound where `patience` ends a run."""
-
-    buckets: tuple[int, ...] = (5, 10, 20)
-    steps: int = 10_000
-    batch_size: int = 128
-    eval_every: int = 500
-    learning_rate: float = 3e-3
-    dropout: float = 0.1
-    book_size: int = 256
-    size: str = "compact"
-    vector_dim: int = 64
-
-
-_DEFAULT = _Chosen()
-_BEAUTY = _Chosen(book_size=512, steps=20_000, eval_every=1000, dropout=0.2)
+_BUCKETS = (5, 10, 20)
+_DEFAULT = Chosen(TigerConfig(dropout=0.1), _BUCKETS, StageConfig(steps=10_000, batch_size=128, learning_rate=3e-3))
+_BEAUTY = Chosen(
+    TigerConfig(dropout=0.2, book_size=512),
+    _BUCKETS,
+    StageConfig(steps=20_000, batch_size=128, learning_rate=3e-3, eval_every=1000),
+)
 _CHOSEN = {
     "beauty": _BEAUTY,
     # Never looked at.
     "clothing": _BEAUTY,
-    "lastfm": _Chosen(dropout=0.2, steps=6000, eval_every=500),
-    "tiny": _Chosen(
-        buckets=(6, 12), steps=60, batch_size=32, eval_every=30, book_size=16, size="tiny", vector_dim=16, dropout=0.0
+    "lastfm": Chosen(TigerConfig(dropout=0.2), _BUCKETS, StageConfig(steps=6000, batch_size=128, learning_rate=3e-3)),
+    "tiny": Chosen(
+        TigerConfig(size="tiny", dropout=0.0, book_size=16, vector_dim=16),
+        (6, 12),
+        StageConfig(steps=60, batch_size=32, learning_rate=3e-3, eval_every=30),
     ),
 }
 
 
 def get_config(argument: str = "lastfm") -> TigerRun:
     """Returns the run; `argument` is a config file's name of the data set (`lastfm`), or empty for settings alone."""
-    chosen = _CHOSEN.get(argument, _DEFAULT)
-    run = TigerRun()
-    if argument:
-        base = of_file(argument)
-        run.data, run.evaluation = base.data, base.evaluation
-    else:
-        run.data = DataConfig()
-    run.data.max_history, run.data.history_buckets = chosen.buckets[-1], chosen.buckets
-    run.model = TigerConfig(
-        size=chosen.size, dropout=chosen.dropout, book_size=chosen.book_size, vector_dim=chosen.vector_dim
-    )
-    run.training = BaselineTraining(
-        optimization=StageConfig(
-            steps=chosen.steps,
-            batch_size=chosen.batch_size,
-            learning_rate=chosen.learning_rate,
-            eval_every=chosen.eval_every,
-        ),
-        checkpoint_every=chosen.eval_every,
-    )
-    return run
+    return chosen_run(TigerRun, _CHOSEN.get(argument, _DEFAULT), name=argument)
