@@ -13,12 +13,11 @@ import numpy as np
 from jaxtyping import Int
 
 from experiments.ablation.plan import Job
+from experiments.training import SYSTEM as OURS
 from tokenrec_jax.evaluation.comparability import PROTOCOL_NOTICES
 from tokenrec_jax.training.workdir import Workdir
 from tokenrec_jax.types import ConfigError, Split
 
-#: The system of a run that does not name its own.
-OURS = "tokenrec"
 #: The protocol of a run that does not name its own.
 HONEST = "honest"
 

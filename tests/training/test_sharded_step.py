@@ -27,6 +27,8 @@ for mesh in json.loads(sys.argv[2]):
     config.llm.item_residual = config.llm.item_vectors_at_input = True
     if sys.argv[1] != "tiny":
         config.llm.objective, config.llm.user_tokens, config.llm.tuning = "dense", "none", "lora"
+        config.lightgcn.loss, config.loss.label_smoothing = "softmax", 0.1
+        config.llm.item_features = config.llm.fold_in_residual = True
     setup = make_setup(config, devices=jax.devices()[: mesh[0] * mesh[1] * mesh[2]])
     found = {}
     for stage in Stage:
