@@ -108,7 +108,8 @@ def run(baseline: Baseline, interactions: Interactions, *, config: BaselineConfi
     finally:
         writer.close()
         store.close()
-    outputs = both_splits(model.score_function(best["params"], best["buffers"]), interactions, config=loop_config)
+    score = model.score_function(best["params"], best["buffers"])
+    outputs = both_splits(dict.fromkeys(Split, score), interactions, config=loop_config)
     result = {
         "system": baseline.name,
         "dataset": interactions.name,

@@ -11,9 +11,10 @@ import pathlib
 from absl import flags
 
 from experiments import cli
-from experiments.evaluation import both_splits, rank_arrays, split_metrics, split_values
+from experiments.evaluation import both_splits, model_scores, rank_arrays, split_metrics, split_values
 from experiments.training import SYSTEM
-from tokenrec_jax.recommender import Recommender
+from tokenrec_jax.recommender import Retriever
+from tokenrec_jax.training.finished import FinishedRun
 from tokenrec_jax.training.workdir import Workdir
 from tokenrec_jax.types import ConfigError, Split
 
@@ -24,12 +25,12 @@ _OUTPUT = flags.DEFINE_string("output", "", "Directory to keep metrics and ranks
 
 def main() -> None:
     """Prints the metrics as JSON, and keeps them if asked to."""
-    recommender = Recommender.load(cli.WORKDIR.value)
-    workdir = Workdir.open_finished(cli.WORKDIR.value)
-    config, interactions = workdir.config(), recommender.interactions
-    score = recommender.score_function(prompt=_PROMPT.value)
+    run = FinishedRun.open(cli.WORKDIR.value)
+    config, interactions = run.config, run.interactions
+    retriever = Retriever(run.built, mesh=run.mesh)
+    scores = model_scores(retriever, run.params, run.buffers, interactions, config=config, prompt=_PROMPT.value)
     if _OUTPUT.value:
-        outputs = both_splits(score, interactions, config=config)
+        outputs = both_splits(scores, interactions, config=config)
         result = {"dataset": interactions.name, "seed": config.seed, "system": SYSTEM, "prompt": _PROMPT.value}
         result |= split_values(outputs)
         output = Workdir(pathlib.Path(_OUTPUT.value))
@@ -40,7 +41,8 @@ def main() -> None:
             raise ConfigError(f"--output={output.path}: {error.strerror}; give one that can be written") from None
         metrics = result[_SPLIT.value]
     else:
-        metrics = split_metrics(score, interactions, Split(_SPLIT.value), config=config)
+        split = Split(_SPLIT.value)
+        metrics = split_metrics(scores[split], interactions, split, config=config)
     print(json.dumps({"split": _SPLIT.value, "prompt": _PROMPT.value, **metrics}, indent=2))
 
 

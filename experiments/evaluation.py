@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
+import jraph
 import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 from jaxtyping import Int
 
 from tokenrec_jax.baselines.dot_product import dot_product
-from tokenrec_jax.baselines.ease import ease_weights, score_with_weights
-from tokenrec_jax.baselines.item_knn import VARIANTS, knn_votes, score_with_votes
+from tokenrec_jax.baselines.ease import ease, ease_weights, score_with_weights
+from tokenrec_jax.baselines.item_knn import VARIANTS, ItemKNN, item_knn, knn_votes, score_with_votes
 from tokenrec_jax.baselines.popularity import popularity
 from tokenrec_jax.config import Config
 from tokenrec_jax.data.interactions import Interactions
@@ -24,9 +25,10 @@ from tokenrec_jax.evaluation.protocols import evaluation_batches
 from tokenrec_jax.numerics import normalize
 from tokenrec_jax.recommender import Retriever
 from tokenrec_jax.sharding import on_mesh
-from tokenrec_jax.training.build import BuiltModel
+from tokenrec_jax.training.build import BuiltModel, place_graph
+from tokenrec_jax.training.known import buffers_among
 from tokenrec_jax.training.loop import SELECTION_METRIC
-from tokenrec_jax.training.state import Evaluator, TrainState
+from tokenrec_jax.training.state import Evaluator, Params, TrainState
 from tokenrec_jax.types import Split, Stage
 
 #: Weights of EASE that are tried, and ways to read a history.
@@ -43,9 +45,45 @@ def split_metrics(
     return split_output(score, interactions, split, config=config).metrics
 
 
-def both_splits(score: ScoreFunction, interactions: Interactions, *, config: Config) -> dict[Split, EvaluationOutput]:
-    """Returns metrics and ranks of a score function on both splits."""
-    return {split: split_output(score, interactions, split, config=config) for split in Split}
+def both_splits(
+    scores: Mapping[Split, ScoreFunction], interactions: Interactions, *, config: Config
+) -> dict[Split, EvaluationOutput]:
+    """Returns metrics and ranks of a system on both splits, for each of which it has a score function."""
+    return {split: split_output(scores[split], interactions, split, config=config) for split in Split}
+
+
+def graph_part(interactions: Interactions, split: Split, *, config: Config) -> Interactions:
+    """Returns the interactions that a system without further training may rest on when it ranks a split."""
+    if split is Split.TEST and config.evaluation.graph == "known":
+        return interactions.without_last(1)
+    return training_part(interactions, config.evaluation.protocol)
+
+
+def model_scores(
+    retriever: Retriever,
+    params: Params,
+    buffers: Params,
+    interactions: Interactions,
+    *,
+    config: Config,
+    prompt: str = "seen",
+) -> dict[Split, ScoreFunction]:
+    """Returns the score function of a trained model on each split.
+
+    Args:
+      retriever: compiled functions of the model.
+      params: of the trained model.
+      buffers: its other arrays, as the training left them.
+      interactions: whole histories.
+      config: of the run.
+      prompt: "seen" or "unseen".
+    """
+    known = buffers
+    if config.evaluation.graph == "known":
+        among = graph_part(interactions, Split.TEST, config=config)
+        known = buffers_among(retriever.built, params, buffers, among, mesh=retriever.mesh)
+    each = {Split.VALID: buffers, Split.TEST: known}
+    return {split: retriever.score_function(params, each[split], prompt=prompt) for split in Split}
 
 
 def split_output(score: ScoreFunction, interactions: Interactions, split: Split, *, config: Config) -> EvaluationOutput:
@@ -85,7 +123,8 @@ def make_evaluators(
     vectors = graph_vectors(built, retriever.mesh)
 
     def collaborative(state: TrainState) -> dict[str, float]:
-        return split_metrics(_by_graph(*vectors(state), config), interactions, Split.VALID, config=config)
+        score = _by_graph(*vectors(state, built.graph), config)
+        return split_metrics(score, interactions, Split.VALID, config=config)
 
     def retrieval(state: TrainState) -> dict[str, float]:
         score = retriever.score_function(state.params, state.buffers)
@@ -94,8 +133,10 @@ def make_evaluators(
     return {Stage.COLLABORATIVE: collaborative, Stage.LLM: retrieval, Stage.JOINT: retrieval}
 
 
-def graph_vectors(built: BuiltModel, mesh: Mesh) -> Callable[[TrainState], tuple[jax.Array, jax.Array]]:
-    """Returns the function from a state to the vectors of users and items that the graph encoder propagates."""
+def graph_vectors(
+    built: BuiltModel, mesh: Mesh
+) -> Callable[[TrainState, jraph.GraphsTuple], tuple[jax.Array, jax.Array]]:
+    """Returns the function from state and graph to the vectors of users and items that the encoder propagates."""
 
     @jax.jit
     def propagate(params, buffers, graph) -> tuple[jax.Array, jax.Array]:
@@ -103,7 +144,18 @@ def graph_vectors(built: BuiltModel, mesh: Mesh) -> Callable[[TrainState], tuple
             output = built.definition.merge(params, buffers).collaborative(graph)
         return output.users, output.items
 
-    return lambda state: propagate(state.params, state.buffers, built.graph)
+    return lambda state, graph: propagate(state.params, state.buffers, graph)
+
+
+def graph_scores(
+    built: BuiltModel, state: TrainState, interactions: Interactions, *, config: Config, mesh: Mesh
+) -> dict[Split, ScoreFunction]:
+    """Returns the score function of the graph encoder alone, the baseline LightGCN, on each split."""
+    vectors = graph_vectors(built, mesh)
+    graphs = dict.fromkeys(Split, built.graph)
+    if config.evaluation.graph == "known":
+        graphs[Split.TEST] = place_graph(graph_part(interactions, Split.TEST, config=config), mesh)
+    return {split: _by_graph(*vectors(state, graph), config) for split, graph in graphs.items()}
 
 
 def _by_graph(users: jax.Array, items: jax.Array, config: Config) -> ScoreFunction:
@@ -130,26 +182,26 @@ class Baseline:
 
 
 def baselines(
-    vectors: tuple[jax.Array, jax.Array], interactions: Interactions, *, config: Config
+    lightgcn: Mapping[Split, ScoreFunction], interactions: Interactions, *, config: Config
 ) -> dict[str, Baseline]:
     """Returns the baselines on both splits, by name. Settings are chosen on validation.
 
     EASE is left out where its table of all pairs would be too large; all but LightGCN, where the config says so.
 
     Args:
-      vectors: of users and items, by the graph encoder that this run trained: the baseline LightGCN.
+      lightgcn: of the graph encoder that this run trained, see `graph_scores`.
       interactions: whole histories.
       config: of the run.
     """
-    choose = functools.partial(_best, interactions=interactions, config=config)
-    found = {"lightgcn": choose([({}, _by_graph(*vectors, config))])}
+    found = {"lightgcn": Baseline(both_splits(lightgcn, interactions, config=config))}
     if not config.evaluation.baselines:
         return found
-    training = training_part(interactions, config.evaluation.protocol)
-    found["popularity"] = choose([({}, popularity(training))])
-    found["item_knn"] = choose(_neighbours(training))
+    choose = functools.partial(_best, interactions=interactions, config=config)
+    training = graph_part(interactions, Split.VALID, config=config)
+    found["popularity"] = choose([({}, popularity(training))], popularity)
+    found["item_knn"] = choose(_neighbours(training), lambda part, **chosen: item_knn(part, ItemKNN(**chosen)))
     if training.num_items <= MOST_ITEMS_OF_EASE:
-        found["ease"] = choose(_eases(training))
+        found["ease"] = choose(_eases(training), ease)
     return found
 
 
@@ -171,11 +223,21 @@ def _eases(training: Interactions) -> Iterator[tuple[dict[str, float], ScoreFunc
 
 
 def _best(
-    tried: Iterable[tuple[dict[str, Any], ScoreFunction]], *, interactions: Interactions, config: Config
+    tried: Iterable[tuple[dict[str, Any], ScoreFunction]],
+    make: Callable[..., ScoreFunction],
+    *,
+    interactions: Interactions,
+    config: Config,
 ) -> Baseline:
     """Returns the best of some settings by validation, which alone is ranked on test too.
 
     Score functions are made one after another, as some hold a table of all pairs of items.
+
+    Args:
+      tried: settings, and the score function that they make of the training.
+      make: what makes a score function of interactions with settings, for a test that rests on more than the training.
+      interactions: whole histories.
+      config: of the run.
     """
     best: tuple[dict[str, Any], ScoreFunction, EvaluationOutput] | None = None
     for settings, score in tried:
@@ -185,5 +247,7 @@ def _best(
     if best is None:
         raise ValueError("tried: got nothing; one setting is needed")
     settings, score, valid = best
+    if config.evaluation.graph == "known":
+        score = make(graph_part(interactions, Split.TEST, config=config), **settings)
     test = split_output(score, interactions, Split.TEST, config=config)
     return Baseline({Split.VALID: valid, Split.TEST: test}, settings)

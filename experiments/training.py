@@ -7,8 +7,9 @@ from absl import logging
 from experiments.evaluation import (
     baselines,
     both_splits,
-    graph_vectors,
+    graph_scores,
     make_evaluators,
+    model_scores,
     rank_arrays,
     say_protocol,
     split_values,
@@ -70,12 +71,15 @@ def run(
     )
     logging.info("ranking all users against all items, model and baselines")
     result: dict = {"dataset": interactions.name, "seed": config.seed, "protocol": config.evaluation.protocol}
+    result["graph"] = config.evaluation.graph
     systems = {}
     if Stage(config.stages[-1]) in (Stage.LLM, Stage.JOINT):
-        score = retriever.score_function(trained.state.params, trained.state.buffers)
-        systems[SYSTEM] = both_splits(score, interactions, config=config)
+        state = trained.state
+        scores = model_scores(retriever, state.params, state.buffers, interactions, config=config)
+        systems[SYSTEM] = both_splits(scores, interactions, config=config)
         result |= split_values(systems[SYSTEM])
-    rivals = baselines(graph_vectors(built, mesh)(trained.state), interactions, config=config)
+    lightgcn = graph_scores(built, trained.state, interactions, config=config, mesh=mesh)
+    rivals = baselines(lightgcn, interactions, config=config)
     result["baselines"] = {name: rival.values for name, rival in rivals.items()}
     result["seconds"] = trained.seconds
     systems |= {name: rival.outputs for name, rival in rivals.items()}

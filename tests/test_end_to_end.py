@@ -49,7 +49,7 @@ def trained(table, tmp_path_factory) -> tuple[pathlib.Path, list[str], str]:
         "--config=experiments/configs/tiny.py", f"--workdir={folder}/shop", f"--config.data.cache_dir={folder}/cache",
         "--config.data.source=interactions", f"--config.data.path={table}", "--config.data.user_column=customer",
         "--config.data.item_column=sku", "--config.data.timestamp_column=when", "--config.data.title_column=name",
-        "--config.seed=3",
+        "--config.seed=3", "--config.evaluation.graph=known",
     ]  # fmt: skip
     done = command("train", *flags)
     assert done.returncode == 0, done.stderr

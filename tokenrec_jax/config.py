@@ -21,6 +21,7 @@ LOSSES = ("pairwise", "softmax")
 PROJECTIONS = ("free", "unit")
 GRAPH_LOSSES = ("bpr", "softmax")
 PROTOCOLS = ("honest", "reference", "ties_shuffled")
+GRAPHS = ("training", "known")
 DTYPES = ("float32", "bfloat16")
 REMATS = ("none", "dots", "layers")
 
@@ -284,6 +285,10 @@ class EvaluationConfig:
     baselines: bool = True
     # One of PROTOCOLS: leave-one-out as it should be, or one of two for comparison only; see evaluation/protocols.py.
     protocol: str = "honest"
+    # One of GRAPHS, the interactions that vectors, codes and counts rest on when the test split is ranked, with the
+    # weights as they were trained: those of the training, or all that are older than a target, which adds everybody's
+    # validation item (the paper's way to take new interactions in, §IV-D). Holds for the baselines of a run, too.
+    graph: str = "training"
 
 
 @dataclasses.dataclass

@@ -3,6 +3,7 @@
 from tokenrec_jax.config import (
     DTYPES,
     GRAPH_LOSSES,
+    GRAPHS,
     ITEM_POSITIONS,
     LOSSES,
     OBJECTIVES,
@@ -115,6 +116,7 @@ def validate(config: Config) -> None:
     for axis in ("data", "fsdp", "tensor"):
         at_least(f"mesh.{axis}", getattr(config.mesh, axis), 0 if axis == "data" else 1)
     one_of("evaluation.protocol", config.evaluation.protocol, PROTOCOLS)
+    one_of("evaluation.graph", config.evaluation.graph, GRAPHS)
     at_least("evaluation.batch_size", config.evaluation.batch_size, 1)
     if 10 not in config.evaluation.cutoffs:
         raise ConfigError(f"evaluation.cutoffs is {config.evaluation.cutoffs}; allowed are sets that hold 10")

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int
 
 from tokenrec_jax.answers import Added, Explanation, Neighbour, Recommendation
-from tokenrec_jax.config import Config, MeshConfig
+from tokenrec_jax.config import Config
 from tokenrec_jax.data.interactions import Interactions
 from tokenrec_jax.evaluation.evaluator import ScoreFunction
 from tokenrec_jax.explaining import explanation
@@ -24,12 +24,10 @@ from tokenrec_jax.growth.tables import Grower, Tables
 from tokenrec_jax.models.tokenrec import TokenRec
 from tokenrec_jax.requests import Searcher, State, UserCodes, seen_width, seen_widths
 from tokenrec_jax.retriever import Retriever
-from tokenrec_jax.sharding import fetch, make_mesh, put, replicated
-from tokenrec_jax.training.build import BuiltModel, build_model
-from tokenrec_jax.training.checkpoint import FINAL, CheckpointStore
+from tokenrec_jax.sharding import fetch, put, replicated
+from tokenrec_jax.training.build import BuiltModel
 from tokenrec_jax.training.stages import refresh_codes
-from tokenrec_jax.training.state import Params, abstract_model
-from tokenrec_jax.training.workdir import Workdir
+from tokenrec_jax.training.state import Params
 from tokenrec_jax.types import PADDING, DataError
 
 __all__ = ["Added", "Explanation", "Neighbour", "Recommendation", "Recommender", "Retriever"]
@@ -81,21 +79,14 @@ class Recommender:
         Raises:
           ConfigError: there is no finished run.
         """
-        workdir = Workdir.open_finished(path)
-        config = workdir.config()
-        interactions = workdir.interactions()
-        mesh = make_mesh(MeshConfig())
-        built = build_model(config, interactions.without_last(2), mesh=mesh, saved=workdir.language_model)
-        store = CheckpointStore(workdir.path)
-        model = store.restore_model(FINAL, abstract_model(built.definition, mesh))
-        store.close()
+        run = FinishedRun.open(path)
         return cls(
-            interactions,
-            config=config,
-            mesh=mesh,
-            retriever=Retriever(built, mesh=mesh),
-            params=model["params"],
-            buffers=model["buffers"],
+            run.interactions,
+            config=run.config,
+            mesh=run.mesh,
+            retriever=Retriever(run.built, mesh=run.mesh),
+            params=run.params,
+            buffers=run.buffers,
             headroom=headroom,
         )
 

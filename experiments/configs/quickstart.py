@@ -28,6 +28,7 @@ def get_config(argument: str = "compact") -> c.Config:
         dropout=0.3,
     )
     config.loss = c.LossConfig(temperature=0.1)
+    config.evaluation.graph = "known"
     config.train = c.TrainConfig(
         collaborative=c.StageConfig(steps=400, batch_size=2048, learning_rate=5e-3, eval_every=100),
         tokenizer=c.StageConfig(steps=300, batch_size=512, learning_rate=3e-3, weight_decay=0.01),

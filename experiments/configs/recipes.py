@@ -106,6 +106,7 @@ def _ours(config: c.Config, tuning: Tuning) -> None:
     config.llm.item_vectors_at_input = True
     config.llm.dropout = tuning.dropout
     config.loss = c.LossConfig(kind="softmax", temperature=tuning.temperature)
+    config.evaluation.graph = "known"
 
 
 def _paper(config: c.Config, *, from_scratch: bool) -> None:

@@ -8,6 +8,7 @@ from experiments.configs import tiny
 from experiments.evaluation import baselines, both_splits, say_protocol
 from experiments.printing import print_result
 from experiments.training import SYSTEM, run
+from tokenrec_jax.baselines.dot_product import dot_product
 from tokenrec_jax.baselines.popularity import popularity
 from tokenrec_jax.data.synthetic import synthetic_interactions
 from tokenrec_jax.evaluation.statistics import per_user
@@ -89,10 +90,10 @@ def test_a_flawed_protocol_is_loud(tmp_path, caplog, capsys):
 def test_baselines_that_no_run_trains_can_be_left_out():
     data = synthetic_interactions(name="synthetic", num_users=30, num_items=90, seed=0)
     made = tiny.get_config()
-    vectors = (jnp.ones((128, 4)), jnp.ones((128, 4)))
-    assert set(baselines(vectors, data, config=made)) == {"lightgcn", "popularity", "item_knn", "ease"}
+    lightgcn = dict.fromkeys(Split, dot_product(jnp.ones((128, 4)), jnp.ones((128, 4))))
+    assert set(baselines(lightgcn, data, config=made)) == {"lightgcn", "popularity", "item_knn", "ease"}
     made.evaluation.baselines = False
-    assert set(baselines(vectors, data, config=made)) == {"lightgcn"}
+    assert set(baselines(lightgcn, data, config=made)) == {"lightgcn"}
 
 
 def test_under_the_reference_protocol_both_splits_are_ranked_as_test():
@@ -102,7 +103,7 @@ def test_under_the_reference_protocol_both_splits_are_ranked_as_test():
     honest, flawed = {}, {}
     for found, protocol in ((honest, "honest"), (flawed, "reference")):
         made.evaluation.protocol = protocol
-        found.update(both_splits(score, data, config=made))
+        found.update(both_splits(dict.fromkeys(Split, score), data, config=made))
     np.testing.assert_array_equal(flawed[Split.VALID].ranks, flawed[Split.TEST].ranks)
     np.testing.assert_array_equal(flawed[Split.TEST].ranks, honest[Split.TEST].ranks)
     assert not np.array_equal(honest[Split.VALID].ranks, honest[Split.TEST].ranks)

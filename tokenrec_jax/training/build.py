@@ -134,11 +134,10 @@ def build_model(config: Config, training: Interactions, *, mesh: Mesh, saved: pa
         content=None if saved is not None else _content(config, features, text, training, shape=shape),
     )
     _check_lengths(definition, config)
-    shards = mesh.shape[FSDP] * mesh.shape[TENSOR]
     return BuiltModel(
         definition=definition,
         shape=shape,
-        graph=jax.tree.map(put, build_graph(training, shards=shards), graph_shardings(mesh)),
+        graph=place_graph(training, mesh),
         tokenizer=tokenizer,
         vocabulary=vocabulary,
         unseen_template=len(texts) - 1,
@@ -148,6 +147,12 @@ def build_model(config: Config, training: Interactions, *, mesh: Mesh, saved: pa
         text=text,
         pretrained=pretrained,
     )
+
+
+def place_graph(interactions: Interactions, mesh: Mesh) -> jraph.GraphsTuple:
+    """Returns the graph of interactions on the devices, in as many shards as the tables have."""
+    shards = mesh.shape[FSDP] * mesh.shape[TENSOR]
+    return jax.tree.map(put, build_graph(interactions, shards=shards), graph_shardings(mesh))
 
 
 def define(

@@ -1,0 +1,51 @@
+"""A finished run, read back from its working directory. Read `FinishedRun.open`."""
+
+import dataclasses
+
+from jax.sharding import Mesh
+
+from tokenrec_jax.config import Config, MeshConfig
+from tokenrec_jax.data.interactions import Interactions
+from tokenrec_jax.sharding import make_mesh
+from tokenrec_jax.training.build import BuiltModel, build_model
+from tokenrec_jax.training.checkpoint import FINAL, CheckpointStore
+from tokenrec_jax.training.state import Params, abstract_model
+from tokenrec_jax.training.workdir import Workdir
+
+
+@dataclasses.dataclass(frozen=True)
+class FinishedRun:
+    """What a run was and what it was trained to.
+
+    Attributes:
+      config: of the run.
+      interactions: whole histories, held-out items included, in the order of its protocol.
+      mesh: all devices of this process, whatever the run's were.
+      built: definition of the model.
+      params: of the trained model.
+      buffers: its other arrays.
+    """
+
+    config: Config
+    interactions: Interactions
+    mesh: Mesh
+    built: BuiltModel
+    params: Params
+    buffers: Params
+
+    @classmethod
+    def open(cls, path: str) -> "FinishedRun":
+        """Loads a run onto all devices.
+
+        Raises:
+          ConfigError: there is no finished run.
+        """
+        workdir = Workdir.open_finished(path)
+        config = workdir.config()
+        interactions = workdir.interactions()
+        mesh = make_mesh(MeshConfig())
+        built = build_model(config, interactions.without_last(2), mesh=mesh, saved=workdir.language_model)
+        store = CheckpointStore(workdir.path)
+        model = store.restore_model(FINAL, abstract_model(built.definition, mesh))
+        store.close()
+        return cls(config, interactions, mesh, built, params=model["params"], buffers=model["buffers"])

@@ -1,0 +1,43 @@
+"""A trained model among interactions that it was not trained with. Read `buffers_among`.
+
+New users and items, which need rows of their own, are in `growth/`.
+"""
+
+import jax
+from jax.sharding import Mesh
+
+from tokenrec_jax.data.graph import inverse_sqrt_degree
+from tokenrec_jax.data.interactions import Interactions
+from tokenrec_jax.sharding import on_mesh, put, state_shardings
+from tokenrec_jax.training.build import BuiltModel, place_graph
+from tokenrec_jax.training.stages import freeze_vectors, refresh_codes
+from tokenrec_jax.training.state import Params, split
+
+
+def buffers_among(
+    built: BuiltModel, params: Params, buffers: Params, interactions: Interactions, *, mesh: Mesh
+) -> Params:
+    """Returns the buffers of a trained model with the vectors, codes and counts that its weights give among others.
+
+    Source: TokenRec §IV-D: the graph's vectors follow new interactions, tokenizers and language model stay.
+
+    Args:
+      built: definition of the model.
+      params: trained, and not changed.
+      buffers: its other arrays; not changed either.
+      interactions: what the graph encoder passes messages along, of the users and items of the training.
+      mesh: devices.
+    """
+
+    def follow(params: Params, buffers: Params, graph, degree: jax.Array) -> Params:
+        with on_mesh(mesh):
+            model = built.definition.merge(params, buffers)
+            model.tables.inverse_sqrt_degree[...] = degree
+            freeze_vectors(model, graph)
+            refresh_codes(model, graph)
+        return split(model)[1]
+
+    degree = put(inverse_sqrt_degree(interactions), buffers["tables"]["inverse_sqrt_degree"].sharding)
+    arguments = params, buffers, place_graph(interactions, mesh), degree
+    result = {"buffers": jax.eval_shape(follow, *arguments)}
+    return jax.jit(follow, out_shardings=state_shardings(result, mesh)["buffers"])(*arguments)
