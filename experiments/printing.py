@@ -15,7 +15,7 @@ def print_result(workdir: Workdir) -> None:
     notice = PROTOCOL_NOTICES[result.get("protocol", "honest")]
     if notice:
         print(f"\n{notice}")
-    known = ", vectors and counts of all that is older than a target" if result.get("graph") == "known" else ""
+    known = ", vectors and counts rest on all that is older than a target" if result.get("graph") == "known" else ""
     print(f"\n{result['dataset']}, test split, full ranking, seed {result['seed']}{known}")
     print("  ".join([f"{'':12}", *(f"{name:>11}" for name in _COLUMNS)]))
     for name, metrics in rows.items():

@@ -285,9 +285,9 @@ class EvaluationConfig:
     baselines: bool = True
     # One of PROTOCOLS: leave-one-out as it should be, or one of two for comparison only; see evaluation/protocols.py.
     protocol: str = "honest"
-    # One of GRAPHS, the interactions that vectors, codes and counts rest on when the test split is ranked, with the
-    # weights as they were trained: those of the training, or all that are older than a target, which adds everybody's
-    # validation item (the paper's way to take new interactions in, §IV-D). Holds for the baselines of a run, too.
+    # One of GRAPHS, the interactions that vectors and codes rest on when the test split is ranked, with the weights as
+    # they were trained: those of the training, or all that are older than a target, which adds everybody's validation
+    # item (the paper's way to take new interactions in, §IV-D). The counts of the baselines of a run rest on them, too.
     graph: str = "training"
 
 

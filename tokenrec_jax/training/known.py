@@ -4,11 +4,11 @@ New users and items, which need rows of their own, are in `growth/`.
 """
 
 import jax
+import jraph
 from jax.sharding import Mesh
 
-from tokenrec_jax.data.graph import inverse_sqrt_degree
 from tokenrec_jax.data.interactions import Interactions
-from tokenrec_jax.sharding import on_mesh, put, state_shardings
+from tokenrec_jax.sharding import on_mesh, state_shardings
 from tokenrec_jax.training.build import BuiltModel, place_graph
 from tokenrec_jax.training.stages import freeze_vectors, refresh_codes
 from tokenrec_jax.training.state import Params, split
@@ -17,7 +17,10 @@ from tokenrec_jax.training.state import Params, split
 def buffers_among(
     built: BuiltModel, params: Params, buffers: Params, interactions: Interactions, *, mesh: Mesh
 ) -> Params:
-    """Returns the buffers of a trained model with the vectors, codes and counts that its weights give among others.
+    """Returns the buffers of a trained model with the vectors and codes that its weights give among others.
+
+    How much an item counts in a fold-in stays as it was: what it sends was learned with that. With the new counts NDCG@10
+    on Beauty falls by 2 % (all but the last item of each user, the last of those the target).
 
     Source: TokenRec §IV-D: the graph's vectors follow new interactions, tokenizers and language model stay.
 
@@ -29,15 +32,13 @@ def buffers_among(
       mesh: devices.
     """
 
-    def follow(params: Params, buffers: Params, graph, degree: jax.Array) -> Params:
+    def follow(params: Params, buffers: Params, graph: jraph.GraphsTuple) -> Params:
         with on_mesh(mesh):
             model = built.definition.merge(params, buffers)
-            model.tables.inverse_sqrt_degree[...] = degree
             freeze_vectors(model, graph)
             refresh_codes(model, graph)
         return split(model)[1]
 
-    degree = put(inverse_sqrt_degree(interactions), buffers["tables"]["inverse_sqrt_degree"].sharding)
-    arguments = params, buffers, place_graph(interactions, mesh), degree
+    arguments = params, buffers, place_graph(interactions, mesh)
     result = {"buffers": jax.eval_shape(follow, *arguments)}
     return jax.jit(follow, out_shardings=state_shardings(result, mesh)["buffers"])(*arguments)
