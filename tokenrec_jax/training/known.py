@@ -19,8 +19,8 @@ def buffers_among(
 ) -> Params:
     """Returns the buffers of a trained model with the vectors and codes that its weights give among others.
 
-    How much an item counts in a fold-in stays as it was: what it sends was learned with that. With the new counts NDCG@10
-    on Beauty falls by 2 % (all but the last item of each user, the last of those the target).
+    How much an item counts in a fold-in stays as it was: what it sends was learned with that. On Beauty without
+    everybody's last item, the last of the others the target, NDCG@10 falls by 2 % with new counts.
 
     Source: TokenRec §IV-D: the graph's vectors follow new interactions, tokenizers and language model stay.
 
