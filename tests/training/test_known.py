@@ -7,6 +7,7 @@ import pytest
 
 from experiments.configs import tiny
 from experiments.evaluation import baselines, graph_scores, model_scores
+from tests.training.conftest import make_setup
 from tokenrec_jax.baselines.ease import ease
 from tokenrec_jax.data.graph import inverse_sqrt_degree
 from tokenrec_jax.data.synthetic import synthetic_interactions
@@ -49,9 +50,20 @@ def test_among_other_interactions_vectors_and_codes_follow(setup, state):
     np.testing.assert_allclose(tables["item_vectors"], vectors.items, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(tables["item_codes"], model.item_tokenizer.encode(vectors.items))
     assert np.mean(np.any(tables["item_codes"] != state.buffers["tables"]["item_codes"], axis=1)) > 0.01
-    # What was handed in is as it was, and so is how much items count.
-    for kept in (state.buffers["tables"], tables):
-        np.testing.assert_array_equal(kept["inverse_sqrt_degree"], inverse_sqrt_degree(setup.training))
+    np.testing.assert_allclose(tables["inverse_sqrt_degree"], inverse_sqrt_degree(known))
+    # What was handed in is as it was.
+    np.testing.assert_array_equal(state.buffers["tables"]["inverse_sqrt_degree"], inverse_sqrt_degree(setup.training))
+
+
+def test_counts_stay_where_what_an_item_sends_was_learned_with_them():
+    config = tiny.get_config()
+    config.llm.fold_in_residual = True
+    setup = make_setup(config)
+    state = setup.state(Stage.LLM)
+    known = DATA.without_last(1)
+    tables = buffers_among(setup.built, state.params, state.buffers, known, mesh=setup.mesh)["tables"]
+    np.testing.assert_array_equal(tables["inverse_sqrt_degree"], inverse_sqrt_degree(setup.training))
+    assert not np.array_equal(tables["item_vectors"], state.buffers["tables"]["item_vectors"])
 
 
 def test_only_the_test_split_sees_what_is_known(setup, state, config):
