@@ -14,7 +14,7 @@ _TUNING = recipes.Tuning(
     temperature=0.07,
     eval_every=180,
     graph_temperature=0.15,
-    graph_steps=1200,
+    graph_steps=300,
     item_dropout=0.25,
     sent_residual=True,
 )
