@@ -26,6 +26,7 @@ from tokenrec_jax.requests import Searcher, State, UserCodes, seen_width, seen_w
 from tokenrec_jax.retriever import Retriever
 from tokenrec_jax.sharding import fetch, put, replicated
 from tokenrec_jax.training.build import BuiltModel
+from tokenrec_jax.training.finished import FinishedRun
 from tokenrec_jax.training.stages import refresh_codes
 from tokenrec_jax.training.state import Params
 from tokenrec_jax.types import PADDING, DataError
