@@ -62,7 +62,7 @@ def test_a_run_leaves_what_the_readme_says(trained):
     assert {"config.json", "metrics.jsonl", "checkpoints", "result.json", "dataset"} <= left
     result = json.loads((workdir / "result.json").read_text())
     assert result["seed"] == 3
-    assert set(result) == {"dataset", "seed", "protocol", "valid", "test", "baselines", "seconds"}
+    assert set(result) == {"dataset", "seed", "protocol", "graph", "valid", "test", "baselines", "seconds"}
     assert set(result["baselines"]) == {"popularity", "item_knn", "lightgcn", "ease"}
     assert result["baselines"]["ease"]["l2"] > 0
     assert set(result["seconds"]) == {"collaborative", "tokenizer", "llm"}
