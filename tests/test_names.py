@@ -1,4 +1,4 @@
-"""Every name that code reads is defined somewhere. Linters are told not to look: to them, jaxtyping's shapes are names."""
+"""Every name that code reads is defined. Linters are told not to look: to them, shapes of jaxtyping are names."""
 
 import builtins
 import pathlib
