@@ -13,7 +13,8 @@ from tokenrec_jax.baselines.semantic_ids import SemanticIds, distinct, spectral_
 from tokenrec_jax.baselines.tiger import Tiger
 from tokenrec_jax.data.interactions import Interactions
 from tokenrec_jax.evaluation.comparability import training_part
-from tokenrec_jax.recommender import Recommender
+from tokenrec_jax.sharding import fetch
+from tokenrec_jax.training.finished import FinishedRun
 from tokenrec_jax.training.losses import softmax_retrieval
 from tokenrec_jax.types import ConfigError, EvaluationBatch, HistoryBatch
 
@@ -93,8 +94,7 @@ def semantic_ids(config: TigerRun, interactions: Interactions) -> SemanticIds:
 
 def _codes_of_run(path: str, interactions: Interactions) -> tuple[Int[np.ndarray, "items book"], int]:
     """Returns the codes of the items of a finished run, and how many codes a book has."""
-    run = Recommender.load(path, headroom=0.0)
-    if tuple(run.item_ids) != interactions.item_ids:
+    run = FinishedRun.open(path)
+    if run.interactions.item_ids != interactions.item_ids:
         raise ConfigError(f"--codes={path}: a run on other items; give one on {interactions.name}, with the same items")
-    codes = np.asarray(jax.device_get(run.model.tables.item_codes[...]))[: interactions.num_items]
-    return codes, run.model.config.tokenizer.book_size
+    return fetch(run.buffers["tables"]["item_codes"])[: interactions.num_items], run.config.tokenizer.book_size

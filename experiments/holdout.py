@@ -26,6 +26,8 @@ _BY = flags.DEFINE_enum(
 def main() -> None:
     """Trains if need be and reports."""
     config = _CONFIG()
+    # A finished run would let the last items of those seen through its graph, which are targets here.
+    config.evaluation.graph = "training"
     workdir = Workdir.start(cli.WORKDIR.value, config)
     text = json.dumps(holdout.measure(config, workdir, fraction=_FRACTION.value, by=_BY.value), indent=2)
     (workdir.path / "holdout.json").write_text(text + "\n", encoding="utf-8")

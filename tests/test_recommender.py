@@ -17,6 +17,7 @@ from tokenrec_jax.data.synthetic import synthetic_interactions
 from tokenrec_jax.evaluation.evaluator import evaluate
 from tokenrec_jax.evaluation.protocols import evaluation_batches
 from tokenrec_jax.recommender import Recommender, Retriever
+from tokenrec_jax.training.known import buffers_among
 from tokenrec_jax.types import DataError, Split, Stage
 
 RECIPES = ("paper", "ours")
@@ -85,6 +86,28 @@ def tables(recommender: Recommender) -> dict[str, np.ndarray]:
 
 def ids(rows) -> list[list[str]]:
     return [[found.item for found in row] for row in rows]
+
+
+def test_vectors_follow_what_is_known_and_stay_in_step_with_additions(make):
+    whole = make.data
+    buffers = buffers_among(make.setup.built, make.state.params, make.state.buffers, whole, mesh=make.setup.mesh)
+
+    def known() -> Recommender:
+        return Recommender(
+            whole, config=make.setup.config, mesh=make.setup.mesh, retriever=make.retriever,
+            params=make.state.params, buffers=buffers, graph=whole,
+        )  # fmt: skip
+
+    plain, ready = known(), known()
+    expected = tables(plain)
+    assert not np.allclose(expected["item_vectors"], tables(make())["item_vectors"], atol=1e-3)
+    # The grown graph begins with the same edges, so that nothing but what was added moves anything.
+    ready.warm_up()
+    for name, found in tables(ready).items():
+        np.testing.assert_array_equal(found, expected[name], err_msg=name)
+    ready.add_interactions([("ann", whole.item_ids[3]), ("ann", whole.item_ids[5])])
+    moved = np.linalg.norm(tables(ready)["item_vectors"] - expected["item_vectors"], axis=1)
+    assert 0 < moved.max() < 0.2 * np.linalg.norm(expected["item_vectors"], axis=1).mean()
 
 
 LOG = [

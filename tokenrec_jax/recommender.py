@@ -50,6 +50,7 @@ class Recommender:
         retriever: Retriever,
         params: Params,
         buffers: Params,
+        graph: Interactions | None = None,
         headroom: float = 0.25,
     ):
         """Holds a trained model; `load` is the usual way to get one.
@@ -61,17 +62,21 @@ class Recommender:
           retriever: compiled functions of the model.
           params: of the trained model.
           buffers: its other arrays.
+          graph: the interactions that vectors and codes in `buffers` rest on; None: those of the training.
           headroom: share of users, items and interactions that can be added before programs are compiled again.
         """
         self._config, self._mesh, self._retriever = config, mesh, retriever
         self._searcher = Searcher(retriever, config=config)
         self._grower = Grower(retriever.built, config=config, mesh=mesh, headroom=headroom)
         self._changes = threading.Lock()
-        self._state = self._make_state(Catalogue.of_run(interactions), params, buffers, None)
+        catalogue = Catalogue.of_run(interactions, graph=graph or interactions.without_last(2))
+        self._state = self._make_state(catalogue, params, buffers, None)
 
     @classmethod
     def load(cls, path: str, *, headroom: float = 0.25) -> "Recommender":
         """Loads a finished run from its working directory onto all devices.
+
+        With `evaluation.graph=known` vectors and codes follow what the run was validated and tested with.
 
         Args:
           path: the directory.
@@ -81,13 +86,15 @@ class Recommender:
           ConfigError: there is no finished run.
         """
         run = FinishedRun.open(path)
+        buffers, graph = run.newest()
         return cls(
             run.interactions,
             config=run.config,
             mesh=run.mesh,
             retriever=Retriever(run.built, mesh=run.mesh),
             params=run.params,
-            buffers=run.buffers,
+            buffers=buffers,
+            graph=graph,
             headroom=headroom,
         )
 

@@ -51,8 +51,10 @@ def measure(config: Config, workdir: Workdir, *, fraction: float, by: str = "ran
       by: how the users are chosen, see `hold_out`.
 
     Raises:
-      ConfigError: the protocol is `reference`, which trains on its targets.
+      ConfigError: the protocol is `reference`, which trains on its targets, or the graph is `known`, which holds them.
     """
+    if config.evaluation.graph != "training":
+        raise ConfigError(f"evaluation.graph is {config.evaluation.graph!r}; allowed here: training")
     if config.evaluation.protocol == "reference":
         raise ConfigError("evaluation.protocol is 'reference'; allowed here: honest, ties_shuffled")
     whole = protocol_interactions(load_interactions(config.data), config.evaluation.protocol, config.seed)

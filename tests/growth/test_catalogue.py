@@ -20,12 +20,23 @@ def history(catalogue: Catalogue, user: str) -> str:
     return "".join(catalogue.item_map.ids[row] for row in catalogue.history(catalogue.user_row(user)))
 
 
+def of_run() -> Catalogue:
+    return Catalogue.of_run(RUN, graph=RUN.without_last(2))
+
+
 def add(catalogue: Catalogue, *rows: tuple) -> Catalogue:
     return catalogue.with_rows(read_rows(list(rows)))
 
 
 def test_a_history_stays_in_the_order_of_time():
-    grown = add(Catalogue.of_run(RUN), ("u", "d", 20), ("u", "e", 1), ("u", "f"), ("u", "g", 25), ("u", "h"))
+    grown = add(
+        of_run(),
+        ("u", "d", 20),
+        ("u", "e", 1),
+        ("u", "f"),
+        ("u", "g", 25),
+        ("u", "h"),
+    )
     # The rows without a time are as new as the newest of their user, and come after it.
     assert history(grown, "u") == "eabdgcfh"
     assert grown.times[: grown.indptr[1]].tolist() == [1, 10, 20, 20, 25, 30, 30, 30]
@@ -34,7 +45,7 @@ def test_a_history_stays_in_the_order_of_time():
 
 
 def test_rows_that_are_known_change_nothing_and_the_first_of_new_ones_counts():
-    catalogue = Catalogue.of_run(RUN)
+    catalogue = of_run()
     assert add(catalogue) is catalogue
     # The last two of a user are no edges, but they are in the history.
     assert add(catalogue, ("u", "a", 99), ("u", "c"), ("v", "a", 1)) is catalogue
@@ -44,7 +55,7 @@ def test_rows_that_are_known_change_nothing_and_the_first_of_new_ones_counts():
 
 
 def test_the_graph_is_that_of_the_training_and_what_was_added():
-    catalogue = Catalogue.of_run(RUN)
+    catalogue = of_run()
     assert list(zip(catalogue.edge_users, catalogue.edge_items, strict=True)) == [(0, 0), (1, 3), (1, 2)]
     grown = add(catalogue, ("w", "b"), ("u", "z"))
     assert list(zip(grown.edge_users, grown.edge_items, strict=True))[3:] == [(2, 1), (0, 4)]
@@ -54,9 +65,9 @@ def test_a_log_may_be_cut_anywhere():
     rng = np.random.default_rng(0)
     times = [None if rng.random() < 0.3 else int(rng.integers(0, 40)) for _ in range(80)]
     rows = [(f"u{rng.integers(6)}" if rng.random() < 0.7 else "v", f"i{rng.integers(25)}", time) for time in times]
-    whole = add(Catalogue.of_run(RUN), *rows)
+    whole = add(of_run(), *rows)
     for size in (1, 7, 40):
-        cut = Catalogue.of_run(RUN)
+        cut = of_run()
         for start in range(0, len(rows), size):
             cut = add(cut, *rows[start : start + size])
         for name in ("indptr", "items", "times", "edge_users", "edge_items", "removed"):
@@ -68,7 +79,7 @@ def test_a_log_may_be_cut_anywhere():
 
 
 def test_older_catalogues_do_not_see_what_came_later():
-    before = Catalogue.of_run(RUN)
+    before = of_run()
     after = add(before, ("w", "x", 1, "Ex"))
     assert after.user_row("w") == 2 and after.titles[4] == "Ex"
     with pytest.raises(DataError, match="user 'w': not among the 2 users of shop; ids look like 'u'"):
@@ -82,7 +93,7 @@ def test_older_catalogues_do_not_see_what_came_later():
 
 
 def test_marks_of_removal():
-    catalogue = Catalogue.of_run(RUN)
+    catalogue = of_run()
     removed = catalogue.with_removed(catalogue.item_rows(["b", "d"]), removed=True)
     assert removed.removed.tolist() == [False, True, False, True] and not catalogue.removed.any()
     grown = add(removed, ("w", "b"), ("w", "x"))

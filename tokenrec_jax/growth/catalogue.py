@@ -64,8 +64,8 @@ class Catalogue:
     A catalogue is a function of the run and of the added rows one after another: however a log is cut into batches, the
     result is the same. A row whose user has the item already changes nothing.
 
-    The graph holds the run's training interactions and all added ones. The run's two newest interactions of a user,
-    which it was validated and tested with, stand in histories only: without additions the graph is the run's own.
+    The graph holds what the run's vectors rest on and all added interactions. Where they rest on the training alone,
+    the two newest interactions of a user, which the run was validated and tested with, stand in histories only.
 
     Attributes:
       run: the data set of the run.
@@ -91,9 +91,8 @@ class Catalogue:
     removed: Bool[np.ndarray, " items"]
 
     @classmethod
-    def of_run(cls, run: Interactions) -> "Catalogue":
-        """Returns the catalogue of a run's data set, nothing added."""
-        training = run.without_last(2)
+    def of_run(cls, run: Interactions, *, graph: Interactions) -> "Catalogue":
+        """Returns the catalogue of a run's data set, nothing added; `graph` is what its vectors rest on."""
         return cls(
             run=run,
             user_map=IdMap(run.user_ids, kind="user", source=run.name),
@@ -105,8 +104,8 @@ class Catalogue:
             indptr=run.indptr.astype(np.int64),
             items=run.items.astype(np.int32),
             times=np.zeros(len(run.items), np.int64) if run.timestamps is None else run.timestamps.astype(np.int64),
-            edge_users=np.repeat(np.arange(run.num_users), np.diff(training.indptr)),
-            edge_items=training.items.astype(np.int64),
+            edge_users=np.repeat(np.arange(run.num_users), np.diff(graph.indptr)),
+            edge_items=graph.items.astype(np.int64),
             removed=np.zeros(run.num_items, bool),
         )
 

@@ -94,6 +94,8 @@ class Grower:
         self._read: dict[str, Float[np.ndarray, " text"]] = {}
         has_content = built.features is not None or built.text is not None
         definition = built.definition
+        # Else they are those with which was learned what an item sends; see `training.known`.
+        self._counts_follow = not config.llm.fold_in_residual
         self._shards = math.prod(mesh.shape[axis] for axis in ROW_AXES)
         # Other runs never read them while they recommend.
         self._sides = ("user", "item") if config.llm.user_tokens == "learned" else ("item",)
@@ -176,6 +178,9 @@ class Grower:
         degrees = np.bincount(catalogue.edge_items, minlength=catalogue.num_items)
         weights[: len(degrees)] = 1.0 / np.sqrt(np.maximum(degrees, 1))
         grown = {**tables.buffers["tables"], "user_vectors": vectors[0], "item_vectors": vectors[1]}
+        if not self._counts_follow:
+            first = catalogue.run.num_items
+            weights[:first] = fetch(grown["inverse_sqrt_degree"])[:first]
         grown["inverse_sqrt_degree"] = put(weights, grown["inverse_sqrt_degree"].sharding)
         buffers = {**tables.buffers, "tables": grown}
         for side in self._sides:

@@ -9,6 +9,7 @@ from tokenrec_jax.data.interactions import Interactions
 from tokenrec_jax.sharding import make_mesh
 from tokenrec_jax.training.build import BuiltModel, build_model
 from tokenrec_jax.training.checkpoint import FINAL, CheckpointStore
+from tokenrec_jax.training.known import buffers_among
 from tokenrec_jax.training.state import Params, abstract_model
 from tokenrec_jax.training.workdir import Workdir
 
@@ -49,3 +50,13 @@ class FinishedRun:
         model = store.restore_model(FINAL, abstract_model(built.definition, mesh))
         store.close()
         return cls(config, interactions, mesh, built, params=model["params"], buffers=model["buffers"])
+
+    def newest(self) -> tuple[Params, Interactions]:
+        """Returns the buffers to recommend with now that the run is over, and the interactions that they rest on.
+
+        With `evaluation.graph=known` those are all, what the run was validated and tested with included.
+        """
+        if self.config.evaluation.graph == "training":
+            return self.buffers, self.interactions.without_last(2)
+        among = buffers_among(self.built, self.params, self.buffers, self.interactions, mesh=self.mesh)
+        return among, self.interactions

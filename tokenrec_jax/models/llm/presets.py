@@ -74,6 +74,8 @@ PRESETS = {
     # For CPUs: 0.3 million parameters beside the vocabulary. ReLU: tanh costs more than it brings at this
     # size.
     "compact": _shape(64, 256, 2, 4, 16),
+    # Twice as wide, for histories that are long and items that are many.
+    "compact-wide": _shape(128, 512, 2, 4, 32),
     "t5-small": _shape(512, 2048, 6, 8),
     "t5-base": _shape(768, 3072, 12, 12),
     "t5-large": _shape(1024, 4096, 24, 16),
