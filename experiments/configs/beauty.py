@@ -16,7 +16,6 @@ TUNING = recipes.Tuning(
     eval_every=80,
     graph_temperature=0.15,
     graph_steps=500,
-    embedding_dim=128,
     item_dropout=0.25,
     sent_residual=True,
 )

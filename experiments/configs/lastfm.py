@@ -16,7 +16,6 @@ _TUNING = recipes.Tuning(
     eval_every=15,
     graph_temperature=0.2,
     graph_steps=400,
-    embedding_dim=128,
 )
 
 

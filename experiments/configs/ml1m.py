@@ -17,6 +17,7 @@ _TUNING = recipes.Tuning(
     eval_every=180,
     graph_temperature=0.15,
     graph_steps=300,
+    compact="compact-wide",
     item_dropout=0.25,
     sent_residual=True,
 )

@@ -29,6 +29,7 @@ class Tuning:
       temperature: of the softmax of a query without fold-in.
       eval_every: steps between evaluations.
       embedding_dim: of the vectors of users and items.
+      compact: preset of the language model that the argument `compact` stands for.
       graph_temperature: of the graph encoder's softmax.
       graph_steps: of stage COLLABORATIVE, 2,048 interactions each.
       item_dropout: share of the history that is hidden in training.
@@ -44,7 +45,8 @@ class Tuning:
     eval_every: int
     graph_temperature: float
     graph_steps: int
-    embedding_dim: int = 64
+    embedding_dim: int = 128
+    compact: str = "compact"
     item_dropout: float = 0.0
     sent_residual: bool = False
     features: bool = True
@@ -66,7 +68,7 @@ def get_config(argument: str, *, name: str, book_size: int, max_history: int, tu
     config = c.Config()
     config.data = c.DataConfig(source="tokenrec", name=name, max_history=max_history)
     config.tokenizer = c.TokenizerConfig(book_size=book_size)
-    config.llm = c.LLMConfig(name="scratch:compact" if model == "compact" else model)
+    config.llm = c.LLMConfig(name=f"scratch:{tuning.compact}" if model == "compact" else model)
     config.train = c.TrainConfig(
         collaborative=c.StageConfig(steps=2000, batch_size=8192, learning_rate=5e-3),
         tokenizer=c.StageConfig(steps=1000, batch_size=512, learning_rate=3e-3, weight_decay=0.01),
