@@ -32,6 +32,7 @@ def main() -> None:
     if _OUTPUT.value:
         outputs = both_splits(scores, interactions, config=config)
         result = {"dataset": interactions.name, "seed": config.seed, "system": SYSTEM, "prompt": _PROMPT.value}
+        result["graph"] = config.evaluation.graph
         result |= split_values(outputs)
         output = Workdir(pathlib.Path(_OUTPUT.value))
         try:
