@@ -32,6 +32,7 @@ class Maker:
         if recipe == "ours":
             config.llm.objective, config.llm.user_tokens, config.llm.item_positions = "dense", "none", "pooled"
             config.llm.item_residual = config.llm.item_vectors_at_input = config.llm.item_features = True
+            config.llm.fold_in_residual = True
         self.setup = make_setup(config)
         self.state = self.setup.state(Stage.LLM)
         self.retriever = Retriever(self.setup.built, mesh=self.setup.mesh)
@@ -106,6 +107,10 @@ def test_vectors_follow_what_is_known_and_stay_in_step_with_additions(make):
     for name, found in tables(ready).items():
         np.testing.assert_array_equal(found, expected[name], err_msg=name)
     ready.add_interactions([("ann", whole.item_ids[3]), ("ann", whole.item_ids[5])])
+    counts = tables(ready)["inverse_sqrt_degree"]
+    # What an item sends was learned with the counts of the training; without that, they follow the graph.
+    follow = not make.setup.config.llm.fold_in_residual
+    assert np.array_equal(counts, expected["inverse_sqrt_degree"]) != follow
     moved = np.linalg.norm(tables(ready)["item_vectors"] - expected["item_vectors"], axis=1)
     assert 0 < moved.max() < 0.2 * np.linalg.norm(expected["item_vectors"], axis=1).mean()
 
