@@ -90,8 +90,9 @@ def spectral_vectors(train: Interactions, *, dim: int) -> Float[np.ndarray, "ite
     matrix = interaction_matrix(train)
     by_user, by_item = (np.maximum(np.asarray(matrix.sum(axis=axis)).ravel(), 1.0) ** -0.5 for axis in (1, 0))
     matrix = scipy.sparse.diags_array(by_user) @ matrix @ scipy.sparse.diags_array(by_item)
-    # A fixed start makes the result a function of the data.
-    start = np.ones(smallest) / np.sqrt(smallest)
+    # A fixed start makes the result a function of the data. Not one of equal numbers: on symmetric data that is a
+    # singular vector already, and ARPACK starts again from entropy of the system.
+    start = np.random.default_rng(0).standard_normal(smallest)
     _, values, right = scipy.sparse.linalg.svds(matrix, k=dim, v0=start, solver="arpack")
     vectors = (right * values[:, None]).T.astype(np.float32)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
