@@ -93,7 +93,10 @@ def semantic_ids(config: TigerRun, interactions: Interactions) -> SemanticIds:
 
 
 def _codes_of_run(path: str, interactions: Interactions) -> tuple[Int[np.ndarray, "items book"], int]:
-    """Returns the codes of the items of a finished run, and how many codes a book has."""
+    """Returns the codes of the items that a finished run was trained to, and how many codes a book has.
+
+    Not those of `Recommender.load`, which may rest on the held-out items that the baseline is to be ranked on.
+    """
     run = FinishedRun.open(path)
     if run.interactions.item_ids != interactions.item_ids:
         raise ConfigError(f"--codes={path}: a run on other items; give one on {interactions.name}, with the same items")

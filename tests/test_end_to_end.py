@@ -10,10 +10,13 @@ import sys
 import numpy as np
 import pytest
 
+from experiments.baseline_models import semantic_ids
+from experiments.configs import baselines_tiger
 from tests.conftest import REPOSITORY
 from tokenrec_jax.data.synthetic import synthetic_interactions
 from tokenrec_jax.recommender import Recommender
-from tokenrec_jax.types import DataError
+from tokenrec_jax.training.finished import FinishedRun
+from tokenrec_jax.types import ConfigError, DataError
 
 
 def command(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -139,6 +142,22 @@ def test_the_recommender_excludes_what_was_seen_and_agrees_with_the_command(trai
     assert [line.split()[1] for line in printed] == [r.item for r in found[0][:3]]
     with pytest.raises(DataError, match="user 'nobody': not among the 120 users"):
         recommender.recommend(["nobody"])
+
+
+def test_a_loaded_run_rests_on_all_and_the_codes_of_a_rival_on_the_training(trained):
+    workdir, _, _ = trained
+    run = FinishedRun.open(str(workdir))
+    count = run.interactions.num_items
+    trained_to = {name: np.asarray(run.buffers["tables"][name])[:count] for name in ("item_codes", "item_vectors")}
+    config = baselines_tiger.get_config("tiny")
+    config.codes = str(workdir)
+    ids = semantic_ids(config, run.interactions)
+    np.testing.assert_array_equal(ids.codes[:, : trained_to["item_codes"].shape[1]], trained_to["item_codes"])
+    served = Recommender.load(str(workdir)).model.tables.item_vectors[...]
+    assert not np.allclose(served[:count], trained_to["item_vectors"], atol=1e-4)
+    others = synthetic_interactions(name="other", num_users=60, num_items=40, seed=0)
+    with pytest.raises(ConfigError, match="a run on other items; give one on other"):
+        semantic_ids(config, others)
 
 
 FAILURES = {

@@ -29,14 +29,7 @@ def add(catalogue: Catalogue, *rows: tuple) -> Catalogue:
 
 
 def test_a_history_stays_in_the_order_of_time():
-    grown = add(
-        of_run(),
-        ("u", "d", 20),
-        ("u", "e", 1),
-        ("u", "f"),
-        ("u", "g", 25),
-        ("u", "h"),
-    )
+    grown = add(of_run(), ("u", "d", 20), ("u", "e", 1), ("u", "f"), ("u", "g", 25), ("u", "h"))
     # The rows without a time are as new as the newest of their user, and come after it.
     assert history(grown, "u") == "eabdgcfh"
     assert grown.times[: grown.indptr[1]].tolist() == [1, 10, 20, 20, 25, 30, 30, 30]

@@ -25,6 +25,7 @@ from tokenrec_jax.partitioned import ROWS
 from tokenrec_jax.sharding import ROW_AXES, fetch, on_mesh, put, replicated
 from tokenrec_jax.training.build import BuiltModel
 from tokenrec_jax.training.item_text import TextMap
+from tokenrec_jax.training.known import counts_follow
 from tokenrec_jax.training.state import Params
 
 #: Vectors move in steps of the root mean square of their table divided by this; see `propagation.moved`.
@@ -94,8 +95,7 @@ class Grower:
         self._read: dict[str, Float[np.ndarray, " text"]] = {}
         has_content = built.features is not None or built.text is not None
         definition = built.definition
-        # Else they are those with which was learned what an item sends; see `training.known`.
-        self._counts_follow = not config.llm.fold_in_residual
+        self._counts_follow = counts_follow(config)
         self._shards = math.prod(mesh.shape[axis] for axis in ROW_AXES)
         # Other runs never read them while they recommend.
         self._sides = ("user", "item") if config.llm.user_tokens == "learned" else ("item",)
