@@ -10,6 +10,7 @@ of them DIR/table.csv and DIR/table.md are written anew; `python -m experiments.
 
 import pathlib
 import shlex
+import tempfile
 
 from absl import flags, logging
 
@@ -40,7 +41,7 @@ def main() -> None:
     if _DRY_RUN.value:
         print("\n".join(shlex.join(job.command()) for job in jobs))
         return
-    with only_runner(workdir) as lock:
+    with only_runner(workdir) as lock, tempfile.TemporaryDirectory(prefix="tokenrec-programs-") as programs:
         save_grid(grid, workdir, seeds=_seeds() or list(grid.seeds))
         # With the seeds of earlier commands.
         _, everything = load_record(workdir)
@@ -48,7 +49,7 @@ def main() -> None:
         def write() -> None:
             write_tables(grid, [read_job(job) for job in everything], workdir)
 
-        children = Children(lock)
+        children = Children(lock, programs=programs)
         with children.catching_signals():
             outcome = run_jobs(jobs, run=children.run, stopping=lambda: children.stopped, report=write)
         write()

@@ -317,7 +317,7 @@ def test_a_signal_reaches_the_child_once_and_a_directory_has_one_runner(tmp_path
     with only_runner(tmp_path) as lock:
         with pytest.raises(ConfigError, match="another runner"), only_runner(tmp_path):
             pass
-        children = Children(lock)
+        children = Children(lock, programs=str(tmp_path))
         thread = threading.Thread(target=interrupt)
         with children.catching_signals():
             thread.start()
@@ -326,6 +326,17 @@ def test_a_signal_reaches_the_child_once_and_a_directory_has_one_runner(tmp_path
     assert (status, children.stopped, log.read_text()) == (1, True, "error: saved\n")
     with only_runner(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("named", ["", "elsewhere"])
+def test_children_share_compiled_programs_unless_the_environment_names_a_folder(named, tmp_path, monkeypatch):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    if named:
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", named)
+    told = "import os; print(os.environ['JAX_COMPILATION_CACHE_DIR'])"
+    with only_runner(tmp_path) as lock:
+        assert Children(lock, programs="shared").run([sys.executable, "-c", told], tmp_path / "log") == 0
+    assert (tmp_path / "log").read_text().strip() == (named or "shared")
 
 
 @pytest.mark.parametrize("path", GRID_FILES, ids=lambda path: path.stem)

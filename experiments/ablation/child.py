@@ -5,6 +5,7 @@ Read `Children`.
 
 import contextlib
 import fcntl
+import os
 import pathlib
 import signal
 import subprocess
@@ -23,10 +24,17 @@ class Children:
       stopped: whether a signal came.
     """
 
-    def __init__(self, lock: IO[str]):
-        """Prepares; `lock` is what `only_runner` gave."""
+    def __init__(self, lock: IO[str], *, programs: str):
+        """Prepares.
+
+        Args:
+          lock: what `only_runner` gave.
+          programs: folder in which the processes leave compiled programs for each other, unless the environment names
+            one. It must not outlive this machine: a program for one CPU can crash on another.
+        """
         self.stopped = False
         self._lock = lock
+        self._environment = {"JAX_COMPILATION_CACHE_DIR": programs, **os.environ}
         self._process: subprocess.Popen | None = None
         self._signals: list[int] = []
         self._delivered = 0
@@ -52,6 +60,7 @@ class Children:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                env=self._environment,
                 pass_fds=[self._lock.fileno()],
             )
             self._deliver()
