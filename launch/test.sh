@@ -11,4 +11,4 @@ fi
 ruff check .
 ruff format --check .
 basedpyright --level error
-python -m pytest -n auto --dist loadfile "$@"
+python -m pytest -n auto --dist loadfile --durations=40 "$@"
