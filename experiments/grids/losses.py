@@ -1,7 +1,7 @@
 """Which loss? Softmax over the whole catalogue, or cosine ranking against one sampled item (the paper) or against many.
 
 Command: python -m experiments.ablate --grid=experiments/grids/losses.py:lastfm --workdir=runs/losses
-Minutes on two cores: not run.
+Minutes: 21 for seed 0 on one core; README has the table.
 """
 
 from experiments.ablation.grid import Cell, Grid
