@@ -14,7 +14,6 @@ from typing import IO
 
 from tokenrec_jax.types import ConfigError
 
-
 #: Buffers of a train step on a CPU come from huge pages: fewer page faults. See README, "A run".
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
 
