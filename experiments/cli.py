@@ -42,11 +42,17 @@ def define_config(*others: type) -> Callable[[], Any]:
             # A file that cannot be read or run is reported by the library only when a field of it is looked at.
             raise ConfigError(f"--config: {_reason(config)}; give a Python file whose get_config returns a Config")
         # A list on the command line comes as one string in a tuple: "a,b".
-        config.stages = tuple(part for stage in config.stages for part in stage.split(","))
+        config.stages = _listed(config.stages)
+        config.data.feature_columns = _listed(config.data.feature_columns)
+        config.data.text_columns = _listed(config.data.text_columns)
         validate(config)
         return config
 
     return read
+
+
+def _listed(given: Sequence[str]) -> tuple[str, ...]:
+    return tuple(part for one in given for part in one.split(","))
 
 
 def _reason(config: object) -> str:

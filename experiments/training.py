@@ -5,7 +5,6 @@ import pathlib
 from absl import logging
 
 from experiments.evaluation import (
-    baselines,
     both_splits,
     graph_scores,
     make_evaluators,
@@ -14,6 +13,7 @@ from experiments.evaluation import (
     say_protocol,
     split_values,
 )
+from experiments.untrained import baselines
 from tokenrec_jax.config import Config
 from tokenrec_jax.data.interactions import Interactions
 from tokenrec_jax.data.sources import load_interactions

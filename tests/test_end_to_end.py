@@ -16,6 +16,7 @@ from tests.conftest import REPOSITORY
 from tokenrec_jax.data.synthetic import synthetic_interactions
 from tokenrec_jax.recommender import Recommender
 from tokenrec_jax.training.finished import FinishedRun
+from tokenrec_jax.training.workdir import Workdir
 from tokenrec_jax.types import ConfigError, DataError
 
 
@@ -32,15 +33,16 @@ def command(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory) -> pathlib.Path:
-    """A shop's own log: string ids, other column names, titles, times."""
+    """A shop's own log: string ids, other column names, titles, categories, times."""
     data = synthetic_interactions(name="shop", num_users=120, num_items=60, seed=1)
     path = tmp_path_factory.mktemp("shop") / "log.csv"
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["customer", "sku", "when", "name"])
+        writer.writerow(["customer", "sku", "when", "name", "brand", "category"])
         for user in range(data.num_users):
             for time, item in enumerate(data.history(user)):
-                writer.writerow([f"c{user}", f"sku-{item}", 1_600_000_000 + time, f"Thing {item}"])
+                about = [f"Thing {item}", f"brand {item % 3}", f"kind {item % 5}|all"]
+                writer.writerow([f"c{user}", f"sku-{item}", 1_600_000_000 + time, *about])
     return path
 
 
@@ -52,7 +54,7 @@ def trained(table, tmp_path_factory) -> tuple[pathlib.Path, list[str], str]:
         "--config=experiments/configs/tiny.py", f"--workdir={folder}/shop", f"--config.data.cache_dir={folder}/cache",
         "--config.data.source=interactions", f"--config.data.path={table}", "--config.data.user_column=customer",
         "--config.data.item_column=sku", "--config.data.timestamp_column=when", "--config.data.title_column=name",
-        "--config.seed=3", "--config.evaluation.graph=known",
+        "--config.data.feature_columns=brand,category", "--config.seed=3", "--config.evaluation.graph=known",
     ]  # fmt: skip
     done = command("train", *flags)
     assert done.returncode == 0, done.stderr
@@ -63,6 +65,9 @@ def test_a_run_leaves_what_the_readme_says(trained):
     workdir, _, printed = trained
     left = {path.name for path in workdir.iterdir()}
     assert {"config.json", "metrics.jsonl", "checkpoints", "result.json", "dataset"} <= left
+    assert json.loads((workdir / "config.json").read_text())["data"]["feature_columns"] == ["brand", "category"]
+    first = Workdir(workdir).interactions()
+    assert first.item_attributes is not None and len(first.item_attributes[0]) == 3
     result = json.loads((workdir / "result.json").read_text())
     assert result["seed"] == 3
     assert set(result) == {"dataset", "seed", "protocol", "graph", "valid", "test", "baselines", "seconds"}

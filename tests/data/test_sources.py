@@ -50,7 +50,7 @@ def test_reference_layout_reads_titles_and_attributes(tmp_path):
     data = read_source(DataConfig(source="tokenrec", path=str(folder)))
     assert data.item_titles == ("Heat", "Amélie (2001)", "", "", "", "")
     assert data.item_attributes == ((), ("Comedy", "Romance"), (), (), (), ())
-    (folder / "item_attributes.tsv").write_text("B005\tOPI|Makeup|OPI\n", "utf-8")
+    (folder / "item_attributes.tsv").write_text("B404\tOPI\nB005\tOPI|Makeup|OPI\n", "utf-8")
     data = read_source(DataConfig(source="tokenrec", path=str(folder)))
     assert data.item_titles[1] == "Amélie (2001)"
     assert data.item_attributes == ((), (), (), (), (), ("OPI", "Makeup"))

@@ -29,9 +29,8 @@ def vectors() -> jax.Array:
     return 40.0 + 7.0 * spread[None] * jax.random.normal(jax.random.key(0), (ROWS, DIM))
 
 
-# Compilation is what these tests cost, and their programs run for milliseconds.
-FAST_COMPILATION = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-# Fields that `initialize` looks at; tokenizers that differ in others share its program.
+# Compilation is what these tests cost. Fields that `initialize` looks at; tokenizers that differ in others share its
+# program.
 FITTED_FIELDS = ("kind", "num_books", "distinct_views", "kmeans_rows")
 
 _PROGRAMS: dict = {}
@@ -47,7 +46,7 @@ def make_fit(**changes):
         tokenizer.initialize(vectors, key=jax.random.key(0))
         return split(tokenizer)[1:]
 
-    return jax.jit(fit, compiler_options=FAST_COMPILATION)
+    return jax.jit(fit)
 
 
 def build(**changes) -> Tokenizer:
@@ -67,7 +66,7 @@ def run(tokenizer: Tokenizer, method: str, *arguments, **keywords):
     def call(params, buffers, arguments, keywords):
         return getattr(nnx.merge(definition, params, buffers), method)(*arguments, **keywords)
 
-    program = _PROGRAMS.setdefault((method, repr(tokenizer.config)), jax.jit(call, compiler_options=FAST_COMPILATION))
+    program = _PROGRAMS.setdefault((method, repr(tokenizer.config)), jax.jit(call))
     return program(params, buffers, arguments, keywords)
 
 
@@ -87,7 +86,7 @@ def train(tokenizer: Tokenizer, vectors: jax.Array, *, steps: int) -> Tokenizer:
     definition, params, buffers = split(tokenizer)
     optimizer = optax.adamw(3e-3, weight_decay=0.01)
 
-    @functools.partial(jax.jit, compiler_options=FAST_COMPILATION)
+    @jax.jit
     def step(params, buffers, moments, key):
         loss_key, revive_key = jax.random.split(key)
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from experiments.configs import tiny
-from experiments.evaluation import baselines, graph_scores, model_scores
+from experiments.evaluation import graph_scores, model_scores
+from experiments.untrained import baselines
 from tests.training.conftest import make_setup
 from tokenrec_jax.baselines.ease import ease
 from tokenrec_jax.data.graph import inverse_sqrt_degree

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from experiments.configs import tiny
-from experiments.evaluation import baselines, both_splits, say_protocol
+from experiments.evaluation import both_splits, say_protocol
 from experiments.printing import print_result
 from experiments.training import SYSTEM, run
+from experiments.untrained import baselines
 from tokenrec_jax.baselines.dot_product import dot_product
 from tokenrec_jax.baselines.popularity import popularity
 from tokenrec_jax.data.synthetic import synthetic_interactions

@@ -87,6 +87,7 @@ OPTIONS = {
 @pytest.mark.parametrize("name", OPTIONS)
 def test_options_train(name):
     config = tiny.get_config()
+    config.data.history_buckets = ()  # one shape, one compilation
     for path, value in OPTIONS[name].items():
         section, field = path.split(".")
         setattr(getattr(config, section), field, value)
@@ -100,6 +101,7 @@ def test_options_train(name):
 @pytest.mark.parametrize(("tuning", "moving"), [("frozen", set()), ("lora", {"lora"})])
 def test_a_frozen_language_model_stays_and_its_adapters_move(tuning, moving):
     config = tiny.get_config()
+    config.data.history_buckets = ()
     config.llm.tuning = tuning
     before, state, metrics, _, _ = run(make_setup(config), Stage.LLM, 10)
     moved = {
@@ -160,6 +162,7 @@ def test_hidden_items_change_the_query_in_training_only(setup):
 def test_joint_sends_the_retrieval_gradient_into_the_graph_encoder(setup):
     """With the pairwise graph loss switched off, its tables still move: through the item space."""
     config = tiny.get_config()
+    config.data.history_buckets = ()
     config.loss.collaborative_weight = 0.0
     config.loss.tokenizer_weight = 0.0
     before, state, _, _, _ = run(make_setup(config), Stage.JOINT, 2)

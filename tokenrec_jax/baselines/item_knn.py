@@ -1,11 +1,9 @@
 """Item-based nearest neighbours: items bought by the same users as the items of the history.
 
-Read `item_knn` first; `VARIANTS` are the settings to choose from on validation. Matrices are sparse unless the data is
-dense itself.
+Read `item_knn` first. Matrices are sparse unless the data is dense itself.
 """
 
 import dataclasses
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -33,13 +31,6 @@ class ItemKNN:
     shrinkage: float = 0.0
     neighbours: int = 0
     recency: float = 1.0
-
-
-#: A small grid, to be chosen from on validation.
-VARIANTS = tuple(
-    ItemKNN(shrinkage=shrinkage, neighbours=neighbours, recency=recency)
-    for shrinkage, neighbours, recency in itertools.product((0.0, 3.0, 10.0), (0, 50), (1.0, 0.9, 0.7))
-)
 
 
 def item_knn(train: Interactions, settings: ItemKNN = ItemKNN()) -> Callable[[EvaluationBatch], np.ndarray]:

@@ -10,7 +10,10 @@ import dataclasses
 import numpy as np
 from jaxtyping import Int
 
-from tokenrec_jax.types import PADDING, ConfigError
+from tokenrec_jax.types import PADDING
+
+#: The most frequent values that are kept: a step multiplies a table of items by values.
+MOST_VALUES = 4096
 
 Values = tuple[tuple[str, ...], ...]
 
@@ -40,23 +43,16 @@ class FeatureTable:
         return table
 
 
-def feature_table(attributes: Values, *, min_items: int, name: str) -> FeatureTable:
-    """Returns the table of the values that enough items have, the most frequent first.
+def feature_table(attributes: Values, *, min_items: int) -> FeatureTable | None:
+    """Returns the table of the values that enough items have, the most frequent first; None where there is none.
 
     Args:
       attributes: values of each item.
       min_items: items that must have a value.
-      name: of the data set, for errors.
-
-    Raises:
-      ConfigError: there is no such value.
     """
     counts = collections.Counter(value for values in attributes for value in set(values))
-    names = tuple(value for value, count in counts.most_common() if count >= min_items)
+    names = tuple(value for value, count in counts.most_common(MOST_VALUES) if count >= min_items)
     if not names:
-        raise ConfigError(
-            f"{name}: no categorical value has {min_items} items or more; lower llm.min_feature_items, set "
-            "llm.item_features to False, or name data.feature_columns"
-        )
+        return None
     known = set(names)
     return FeatureTable(names=names, width=max(len(known.intersection(values)) for values in attributes))

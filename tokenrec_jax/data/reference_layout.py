@@ -4,7 +4,8 @@
     line user_list.txt        header `org_id remap_id`, then original id and dense id of every user
     item_list.txt        the same for items
     item_titles.tsv      optional: dense id, original id, title, genres `A|B`
-    item_attributes.tsv  optional: original id, values `brand|category|...`; goes before the genres
+    item_attributes.tsv  optional: original id, values `brand|category|...`; goes before the genres; may have
+                         lines of other items, which are passed over
 
 These files are prepared by someone: nothing is filtered, and whatever does not fit is an error with its line.
 Read `read_reference_layout` first. The layout has no timestamps.
@@ -14,6 +15,7 @@ import pathlib
 import re
 
 import numpy as np
+from absl import logging
 from jaxtyping import Bool, Int
 
 from tokenrec_jax.data.files import read_lines, require_file
@@ -195,16 +197,24 @@ def _read_titles(path: pathlib.Path, item_ids: tuple[str, ...]) -> tuple[tuple[s
 
 
 def _read_attributes(path: pathlib.Path, item_ids: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
-    """Returns the attributes of every item; () where the file has no line."""
+    """Returns the attributes of every item; () where the file has no line.
+
+    Such files come from a shop's whole catalogue: items without interactions are passed over.
+    """
     dense = {original: number for number, original in enumerate(item_ids)}
     attributes: list[tuple[str, ...]] = [()] * len(item_ids)
+    found = number = 0
     for number, line in enumerate(read_lines(path), start=1):
         fields = line.rstrip("\r").split("\t")
         if len(fields) != 2:
             raise DataError(f"{path}:{number}: {len(fields)} fields; original id and attributes `a|b` are due")
-        if fields[0] not in dense:
-            raise DataError(f"{path}:{number}: item {fields[0]!r} is not in item_list.txt")
-        attributes[dense[fields[0]]] = split_attributes(fields[1])
+        if fields[0] in dense:
+            attributes[dense[fields[0]]] = split_attributes(fields[1])
+            found += 1
+    if not found:
+        raise DataError(f"{path}: none of its items is in item_list.txt; original ids are due, as there")
+    if found < number:
+        logging.info("%s: %d of its %d items are in item_list.txt", path, found, number)
     return tuple(attributes)
 
 

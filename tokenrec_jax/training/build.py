@@ -104,11 +104,16 @@ def build_model(config: Config, training: Interactions, *, mesh: Mesh, saved: pa
         with_history=config.llm.objective == "prompt",
     )
     features = None
-    if config.llm.item_features and training.item_attributes is None:
-        logging.warning("%s: items have no categorical values; llm.item_features does nothing", training.name)
-    elif config.llm.item_features:
+    if config.llm.item_features:
         least = config.llm.min_feature_items
-        features = feature_table(training.item_attributes or (), min_items=least, name=training.name)
+        features = feature_table(training.item_attributes or (), min_items=least)
+        if features is None:
+            logging.warning(
+                "%s: no categorical value has %d items or more (llm.min_feature_items, data.feature_columns); "
+                "llm.item_features does nothing",
+                training.name,
+                least,
+            )
     text = None
     if config.llm.item_text:
         text = _text_map(config, training) if saved is None else TextMap.load(saved)

@@ -1,0 +1,162 @@
+"""Baselines beside a run that need no training of their own, their settings chosen on validation. Read `baselines`.
+
+A setting is chosen by climbing a ladder: on while the next value is better. Unlike a grid it has no edge within reach.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from absl import logging
+
+from experiments.evaluation import both_splits, graph_part, split_output, split_values
+from tokenrec_jax.baselines.ease import ease, ease_weights, score_with_weights
+from tokenrec_jax.baselines.item_knn import ItemKNN, item_knn, knn_votes, score_with_votes
+from tokenrec_jax.baselines.popularity import popularity
+from tokenrec_jax.config import Config
+from tokenrec_jax.data.interactions import Interactions
+from tokenrec_jax.evaluation.evaluator import EvaluationOutput, ScoreFunction
+from tokenrec_jax.training.loop import SELECTION_METRIC
+from tokenrec_jax.types import Split
+
+#: Values that are tried, in order, and the first of them.
+EASE_WEIGHTS, FIRST_WEIGHT = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4), 300.0
+SHRINKAGES, FIRST_SHRINKAGE = (0.0, 3.0, 10.0, 30.0, 100.0, 300.0), 3.0
+RECENCIES, FIRST_RECENCY = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1), 0.8
+#: All items may vote for an item, or its nearest.
+NEIGHBOURS = (0, 50)
+#: EASE's table of pairs then takes 900 MB: the best one's, and twice that while the next is made.
+MOST_ITEMS_OF_EASE = 15_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Baseline:
+    """A baseline on both splits.
+
+    Attributes:
+      outputs: metrics and ranks.
+      settings: those that validation chose, for result.json.
+    """
+
+    outputs: Mapping[Split, EvaluationOutput]
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What result.json has of it."""
+        return split_values(self.outputs) | dict(self.settings)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tried:
+    """Settings that were ranked on validation.
+
+    Attributes:
+      settings: by name.
+      score: the score function that they make of the training.
+      valid: its metrics and ranks.
+    """
+
+    settings: Mapping[str, Any]
+    score: ScoreFunction
+    valid: EvaluationOutput
+
+    @property
+    def value(self) -> float:
+        """What settings are chosen by."""
+        return self.valid.metrics[SELECTION_METRIC]
+
+
+def baselines(
+    lightgcn: Mapping[Split, ScoreFunction], interactions: Interactions, *, config: Config
+) -> dict[str, Baseline]:
+    """Returns the baselines on both splits, by name. Settings are chosen on validation.
+
+    EASE is left out where its table of all pairs would be too large; all but LightGCN, where the config says so.
+
+    Args:
+      lightgcn: of the graph encoder that this run trained, see `graph_scores`.
+      interactions: whole histories.
+      config: of the run.
+    """
+    found = {"lightgcn": Baseline(both_splits(lightgcn, interactions, config=config))}
+    if not config.evaluation.baselines:
+        return found
+    training = graph_part(interactions, Split.VALID, config=config)
+    known = training
+    if config.evaluation.graph == "known":
+        known = graph_part(interactions, Split.TEST, config=config)
+
+    def ranked(settings: Mapping[str, Any], score: ScoreFunction) -> Tried:
+        return Tried(settings, score, split_output(score, interactions, Split.VALID, config=config))
+
+    def on_both(best: Tried, make: Callable[..., ScoreFunction]) -> Baseline:
+        score = best.score if known is training else make(known, **best.settings)
+        test = split_output(score, interactions, Split.TEST, config=config)
+        return Baseline({Split.VALID: best.valid, Split.TEST: test}, best.settings)
+
+    found["popularity"] = on_both(ranked({}, popularity(training)), popularity)
+    best = _best_neighbours(training, ranked)
+    found["item_knn"] = on_both(best, lambda part, **chosen: item_knn(part, ItemKNN(**chosen)))
+    if training.num_items <= MOST_ITEMS_OF_EASE:
+        found["ease"] = on_both(_best_ease(training, ranked), ease)
+    else:
+        logging.info("EASE is left out: %d items, at most %d fit", training.num_items, MOST_ITEMS_OF_EASE)
+    return found
+
+
+#: Ranks on validation what settings make.
+Rank = Callable[[Mapping[str, Any], ScoreFunction], Tried]
+
+
+def _best_neighbours(training: Interactions, ranked: Rank) -> Tried:
+    """Returns the best item-kNN."""
+
+    def at(shrinkage: float, neighbours: int) -> Tried:
+        chosen = ItemKNN(shrinkage=shrinkage, neighbours=neighbours)
+        votes = knn_votes(training, chosen)
+
+        def read(recency: float) -> Tried:
+            settings = dataclasses.asdict(dataclasses.replace(chosen, recency=recency))
+            return ranked(settings, score_with_votes(votes, recency=recency))
+
+        return climb(RECENCIES, read, start=FIRST_RECENCY)
+
+    tried = (
+        climb(SHRINKAGES, lambda shrinkage, count=count: at(shrinkage, count), start=FIRST_SHRINKAGE)
+        for count in NEIGHBOURS
+    )
+    return max(tried, key=lambda one: one.value)
+
+
+def _best_ease(training: Interactions, ranked: Rank) -> Tried:
+    """Returns the best EASE."""
+
+    def at(l2: float) -> Tried:
+        weights = ease_weights(training, l2=l2)
+
+        def read(recency: float) -> Tried:
+            return ranked({"l2": l2, "recency": recency}, score_with_weights(weights, recency=recency))
+
+        return climb(RECENCIES, read, start=FIRST_RECENCY)
+
+    return climb(EASE_WEIGHTS, at, start=FIRST_WEIGHT)
+
+
+def climb(ladder: Sequence[float], make: Callable[[float], Tried], *, start: float) -> Tried:
+    """Returns the best of what is made of the values of a ladder, from one of them on as long as the next is better.
+
+    Only the best and the newest are kept, as some hold a table of all pairs of items.
+    """
+    first = ladder.index(start)
+    best, moved = make(start), False
+    for way in (ladder[first + 1 :], ladder[:first][::-1]):
+        for value in way:
+            tried = make(value)
+            if not tried.value > best.value:
+                break
+            best, moved = tried, True
+        if moved:
+            # With one peak the other way leads down.
+            break
+    return best
