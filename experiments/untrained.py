@@ -1,6 +1,7 @@
 """Baselines beside a run that need no training of their own, their settings chosen on validation. Read `baselines`.
 
-A setting is chosen by climbing a ladder: on while the next value is better. Unlike a grid it has no edge within reach.
+A setting is chosen by climbing a ladder of values, on while there is something better within two steps: validation is
+noisy, so one worse value is no peak passed, and unlike a small grid there is no edge within reach.
 """
 
 import dataclasses
@@ -23,8 +24,10 @@ from tokenrec_jax.types import Split
 EASE_WEIGHTS, FIRST_WEIGHT = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4), 300.0
 SHRINKAGES, FIRST_SHRINKAGE = (0.0, 3.0, 10.0, 30.0, 100.0, 300.0), 3.0
 RECENCIES, FIRST_RECENCY = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1), 0.8
-#: All items may vote for an item, or its nearest.
-NEIGHBOURS = (0, 50)
+#: Values in a row that are no better, which end a climb.
+PATIENCE = 2
+#: All items may vote for an item, or its nearest, tried with the best of the other settings.
+FEW_NEIGHBOURS = 50
 #: EASE's table of pairs then takes 900 MB: the best one's, and twice that while the next is made.
 MOST_ITEMS_OF_EASE = 15_000
 
@@ -112,8 +115,8 @@ Rank = Callable[[Mapping[str, Any], ScoreFunction], Tried]
 def _best_neighbours(training: Interactions, ranked: Rank) -> Tried:
     """Returns the best item-kNN."""
 
-    def at(shrinkage: float, neighbours: int) -> Tried:
-        chosen = ItemKNN(shrinkage=shrinkage, neighbours=neighbours)
+    def at(shrinkage: float) -> Tried:
+        chosen = ItemKNN(shrinkage=shrinkage)
         votes = knn_votes(training, chosen)
 
         def read(recency: float) -> Tried:
@@ -122,11 +125,9 @@ def _best_neighbours(training: Interactions, ranked: Rank) -> Tried:
 
         return climb(RECENCIES, read, start=FIRST_RECENCY)
 
-    tried = (
-        climb(SHRINKAGES, lambda shrinkage, count=count: at(shrinkage, count), start=FIRST_SHRINKAGE)
-        for count in NEIGHBOURS
-    )
-    return max(tried, key=lambda one: one.value)
+    best = climb(SHRINKAGES, at, start=FIRST_SHRINKAGE)
+    fewer = dataclasses.replace(ItemKNN(**best.settings), neighbours=FEW_NEIGHBOURS)
+    return max(best, ranked(dataclasses.asdict(fewer), item_knn(training, fewer)), key=lambda one: one.value)
 
 
 def _best_ease(training: Interactions, ranked: Rank) -> Tried:
@@ -144,19 +145,19 @@ def _best_ease(training: Interactions, ranked: Rank) -> Tried:
 
 
 def climb(ladder: Sequence[float], make: Callable[[float], Tried], *, start: float) -> Tried:
-    """Returns the best of what is made of the values of a ladder, from one of them on as long as the next is better.
+    """Returns the best of what a ladder's values make, up and down from one of them until two in a row are no better.
 
     Only the best and the newest are kept, as some hold a table of all pairs of items.
     """
     first = ladder.index(start)
-    best, moved = make(start), False
+    best = make(start)
     for way in (ladder[first + 1 :], ladder[:first][::-1]):
+        worse = 0
         for value in way:
             tried = make(value)
-            if not tried.value > best.value:
+            worse = 0 if tried.value > best.value else worse + 1
+            if not worse:
+                best = tried
+            if worse == PATIENCE:
                 break
-            best, moved = tried, True
-        if moved:
-            # With one peak the other way leads down.
-            break
     return best

@@ -23,7 +23,7 @@ class Made:
 
 @pytest.mark.parametrize("start", [1.0, 3.0, 6.0])
 @pytest.mark.parametrize("peak", LADDER)
-def test_climbing_finds_the_only_peak_and_passes_it_by_one(start, peak):
+def test_climbing_finds_the_only_peak_and_passes_it_by_two(start, peak):
     made = []
 
     def make(at):
@@ -32,7 +32,12 @@ def test_climbing_finds_the_only_peak_and_passes_it_by_one(start, peak):
 
     assert climb(LADDER, make, start=start).at == peak
     assert len(made) == len(set(made))
-    assert all(min(start, peak) - 1 <= at <= max(start, peak) + 1 for at in made)
+    assert all(min(start, peak) - 2 <= at <= max(start, peak) + 2 for at in made)
+
+
+def test_climbing_crosses_one_worse_value_but_not_two():
+    values = dict(zip(LADDER, (9.0, 0.0, 0.0, 4.0, 3.0, 5.0), strict=True))
+    assert climb(LADDER, lambda at: Made(at, values[at]), start=4.0).at == 6.0
 
 
 def test_equal_values_end_the_climb_at_the_first():
