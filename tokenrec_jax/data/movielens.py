@@ -145,8 +145,8 @@ def _require_download(url: str) -> None:
     except (urllib.error.URLError, OSError) as error:
         reason = getattr(error, "reason", error)
         raise DataError(
-            f"source movielens: {url} cannot be downloaded ({reason}); allow the network, or use the source "
-            "movielens-small, which comes with a package, or interactions with a ratings file of your own"
+            f"source movielens: {url} cannot be downloaded ({reason}); allow the network, or use another source: "
+            "movielens-small, which comes with a package, interactions with a ratings file, or tokenrec with a folder"
         ) from None
 
 
