@@ -1,8 +1,7 @@
 """ML1M, one of the paper's four data sets.
 
 Command: python -m experiments.train --config=experiments/configs/ml1m.py:compact --workdir=runs/ml1m
-Two cores, seed 0, 77 minutes, partly beside other work: test HR@10 0.2879, NDCG@10 0.1668. Stage collaborative was
-evaluated once then, not four times.
+One core a run, seeds 0 to 2, 115 minutes: test HR@10 0.2882, NDCG@10 0.1676 (means).
 """
 
 from experiments.configs import recipes
