@@ -41,7 +41,6 @@ def define_config(*others: type) -> Callable[[], Any]:
         if not isinstance(config, Config):
             # A file that cannot be read or run is reported by the library only when a field of it is looked at.
             raise ConfigError(f"--config: {_reason(config)}; give a Python file whose get_config returns a Config")
-        # A list on the command line comes as one string in a tuple: "a,b".
         config.stages = _listed(config.stages)
         config.data.feature_columns = _listed(config.data.feature_columns)
         config.data.text_columns = _listed(config.data.text_columns)
@@ -52,6 +51,7 @@ def define_config(*others: type) -> Callable[[], Any]:
 
 
 def _listed(given: Sequence[str]) -> tuple[str, ...]:
+    """Returns the parts of a list, which comes from the command line as one string in a tuple: "a,b"."""
     return tuple(part for one in given for part in one.split(","))
 
 

@@ -159,7 +159,7 @@ class LLMConfig:
     item_dropout: float = 0.0
     # Learn vectors of the categorical values of items, at the input and in the item space; none where there are none.
     item_features: bool = False
-    # Values that fewer items have are no features: they would stand for those items.
+    # Values that fewer items have are no features: they would stand for those items. The 4,096 most frequent count.
     min_feature_items: int = 5
     # Frozen language model that turns the text of each item into a vector, named like `name`; empty: no text.
     item_text: str = ""

@@ -2,14 +2,13 @@ import numpy as np
 import pytest
 
 from tokenrec_jax.data import features
-from tokenrec_jax.data.features import feature_table
 from tokenrec_jax.types import PADDING
 
 ATTRIBUTES = (("a", "b"), ("b", "rare"), (), ("b", "a", "c"), ("c",))
 
 
 def test_frequent_values_have_numbers_and_others_are_left_out():
-    table = feature_table(ATTRIBUTES, min_items=2)
+    table = features.feature_table(ATTRIBUTES, min_items=2)
     assert table.names[0] == "b" and set(table.names) == {"a", "b", "c"} and table.width == 3
     encoded = table.encode(ATTRIBUTES)
     assert encoded.shape == (5, 3) and encoded.dtype == np.int32
@@ -20,7 +19,7 @@ def test_frequent_values_have_numbers_and_others_are_left_out():
 
 @pytest.mark.parametrize("attributes", [(), ((), ()), (("x",), ("y",))])
 def test_a_set_without_frequent_values_has_no_features(attributes):
-    assert feature_table(attributes, min_items=2) is None
+    assert features.feature_table(attributes, min_items=2) is None
 
 
 def test_the_most_frequent_values_are_kept(monkeypatch):

@@ -54,6 +54,8 @@ def test_reference_layout_reads_titles_and_attributes(tmp_path):
     data = read_source(DataConfig(source="tokenrec", path=str(folder)))
     assert data.item_titles[1] == "Amélie (2001)"
     assert data.item_attributes == ((), (), (), (), (), ("OPI", "Makeup"))
+    (folder / "item_attributes.tsv").write_text("", "utf-8")
+    assert read_source(DataConfig(source="tokenrec", path=str(folder))).item_attributes == ((),) * 6
 
 
 def test_reference_layout_is_found_below_the_environment_variable(tmp_path, monkeypatch):

@@ -44,7 +44,7 @@ class FeatureTable:
 
 
 def feature_table(attributes: Values, *, min_items: int) -> FeatureTable | None:
-    """Returns the table of the values that enough items have, the most frequent first; None where there is none.
+    """Returns the table of the `MOST_VALUES` most frequent values that enough items have; None where there is none.
 
     Args:
       attributes: values of each item.

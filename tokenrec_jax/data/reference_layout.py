@@ -211,7 +211,7 @@ def _read_attributes(path: pathlib.Path, item_ids: tuple[str, ...]) -> tuple[tup
         if fields[0] in dense:
             attributes[dense[fields[0]]] = split_attributes(fields[1])
             found += 1
-    if not found:
+    if number and not found:
         raise DataError(f"{path}: none of its items is in item_list.txt; original ids are due, as there")
     if found < number:
         logging.info("%s: %d of its %d items are in item_list.txt", path, found, number)
