@@ -22,7 +22,7 @@ SHIPPED = [
     ("lastfm", "paper-t5-small"),
     ("beauty", "compact"),
     ("ml1m", "compact"),
-    ("clothing", "t5-small"),
+    ("clothing", "compact"),
 ]
 
 
@@ -36,6 +36,13 @@ def test_shipped_configs_are_valid_and_as_recorded(name, argument):
     validate(config)
     recorded = (GOLDEN / f"{name}-{argument}.json").read_text(encoding="utf-8")
     assert to_json(config) == recorded, "changed on purpose? then: python -m tests.test_configs"
+
+
+@pytest.mark.parametrize("name", ["quickstart", "ml100k", "lastfm", "beauty", "ml1m", "clothing"])
+def test_without_an_argument_a_config_needs_nothing_from_the_hub(name):
+    config = importlib.import_module(f"experiments.configs.{name}").get_config()
+    assert config == shipped(name, "compact")
+    assert config.llm.name.startswith("scratch:")
 
 
 def test_json_round_trip_keeps_types():

@@ -21,6 +21,6 @@ TUNING = recipes.Tuning(
 )
 
 
-def get_config(argument: str = "t5-small") -> Config:
+def get_config(argument: str = "compact") -> Config:
     """Returns the config; `argument` is the size of the language model, see `recipes.get_config`."""
     return recipes.get_config(argument, name="Beauty", book_size=512, max_history=20, tuning=TUNING)

@@ -14,6 +14,6 @@ from tokenrec_jax.config import Config
 _TUNING = dataclasses.replace(beauty.TUNING, steps=1400, eval_every=140, graph_steps=650)
 
 
-def get_config(argument: str = "t5-small") -> Config:
+def get_config(argument: str = "compact") -> Config:
     """Returns the config; `argument` is the size of the language model, see `recipes.get_config`."""
     return recipes.get_config(argument, name="Clothing", book_size=512, max_history=20, tuning=_TUNING)

@@ -19,6 +19,6 @@ _TUNING = recipes.Tuning(
 )
 
 
-def get_config(argument: str = "t5-small") -> Config:
+def get_config(argument: str = "compact") -> Config:
     """Returns the config; `argument` is the size of the language model, see `recipes.get_config`."""
     return recipes.get_config(argument, name="LastFM", book_size=256, max_history=50, tuning=_TUNING)

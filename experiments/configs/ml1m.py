@@ -22,6 +22,6 @@ _TUNING = recipes.Tuning(
 )
 
 
-def get_config(argument: str = "t5-small") -> Config:
+def get_config(argument: str = "compact") -> Config:
     """Returns the config; `argument` is the size of the language model, see `recipes.get_config`."""
     return recipes.get_config(argument, name="ML1M", book_size=256, max_history=100, tuning=_TUNING)
