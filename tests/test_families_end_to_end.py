@@ -45,6 +45,7 @@ def make_config(tmp_path, name: str):
     return config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "objective", "tuning"),
     [

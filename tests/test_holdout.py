@@ -69,6 +69,7 @@ def test_peers_are_the_nearest():
     assert set(peers[1] // 8) <= {7, 8, 9} and len(set(peers[1])) == holdout.PEERS
 
 
+@pytest.mark.slow
 def test_measure_reports_users_and_items_and_does_not_train_again(tmp_path, monkeypatch):
     config = tiny.get_config()
     config.data.cache_dir = str(tmp_path / "cache")
