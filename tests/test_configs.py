@@ -78,6 +78,7 @@ def test_global_steps_and_batch_size_replace_those_of_every_stage():
         ("tokenizer.mask_ratio", 1.0, "tokenizer.mask_ratio is 1.0; allowed is 0 or more and below 1"),
         ("llm.objective", "beam", "llm.objective is 'beam'"),
         ("loss.temperature", 0.0, "loss.temperature is 0.0; allowed is above 0"),
+        ("llm.item_vector_length", 0.0, "llm.item_vector_length is 0.0; allowed is above 0"),
         ("train.batch_size", -1, "batch_size is -1; allowed is 1 or more"),
         ("mesh.fsdp", 0, "mesh.fsdp is 0; allowed is 1 or more"),
         ("data.history_buckets", (30, 20), "ascending lengths that end with data.max_history"),

@@ -150,6 +150,9 @@ class LLMConfig:
     fold_in_residual: bool = False
     # Let item vectors of the retrieval loss move away from the graph encoder's by a learned residual.
     item_residual: bool = False
+    # Length of the graph encoder's vector of an item before residual and features are added to it and the sum is made
+    # a unit vector. The shorter, the sooner they turn it: an optimizer's steps are as long as ever.
+    item_vector_length: float = 1.0
     # Add the projected collaborative embedding of an item to each of its code tokens at the input.
     item_vectors_at_input: bool = False
     # Read the code tokens of an item, the paper's idea; without them `item_vectors_at_input` must be on.

@@ -87,6 +87,8 @@ def validate(config: Config) -> None:
     if config.loss.content_weight < 0:
         raise ConfigError(f"loss.content_weight is {config.loss.content_weight}; allowed is 0 or more")
     share("loss.label_smoothing", config.loss.label_smoothing)
+    if not config.llm.item_vector_length > 0:
+        raise ConfigError(f"llm.item_vector_length is {config.llm.item_vector_length}; allowed is above 0")
     if config.llm.fold_in_recency < 0:
         raise ConfigError(f"llm.fold_in_recency is {config.llm.fold_in_recency}; allowed is 0 or more")
     if config.llm.dropout >= 0:

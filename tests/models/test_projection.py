@@ -64,6 +64,9 @@ def test_item_space_is_unit_length_and_moves_with_the_residual():
     moved = moving.item_space(vectors)
     assert not np.allclose(moved, head().item_space(vectors), atol=0.1)
     np.testing.assert_allclose(jnp.linalg.norm(moved, axis=-1), 1.0, rtol=1e-5)
+    shorter = head(item_residual=True, item_vector_length=0.25)
+    shorter.item_residual[...] = jnp.ones((5, 4)) / 4
+    np.testing.assert_allclose(shorter.item_space(vectors), moved, atol=1e-6)
     beside = moving.item_space(vectors, jnp.eye(5, 4))
     np.testing.assert_allclose(jnp.linalg.norm(beside, axis=-1), 1.0, rtol=1e-5)
     assert not np.allclose(beside[:4], moved[:4], atol=0.1)

@@ -57,7 +57,7 @@ class QueryHead(nnx.Module):
 
     Differs: TokenRec's query is the projection alone and its item vectors are frozen. With `llm.fold_in` the query is
     projection + scale * unit(fold-in), still one vector; with `llm.item_residual` and
-    `llm.item_features` an item is unit(unit(z) + learned residual + learned vectors of its values).
+    `llm.item_features` an item is unit(length * unit(z) + learned residual + learned vectors of its values).
     """
 
     def __init__(self, config: Config, *, hidden_size: int, num_items: int, rngs: nnx.Rngs):
@@ -69,6 +69,7 @@ class QueryHead(nnx.Module):
         start = nnx.initializers.zeros if self.free else nnx.initializers.lecun_normal()
         self.output = nnx.Linear(config.llm.projection_dim, dim, kernel_init=start, rngs=rngs)
         self.temperature = config.loss.temperature
+        self.item_vector_length = config.llm.item_vector_length
         if config.llm.fold_in:
             self.fold_in_scale = nnx.Param(jnp.array(config.llm.fold_in_scale, jnp.float32))
             lag = jnp.arange(1, config.data.max_history + 1, dtype=jnp.float32)
@@ -105,7 +106,7 @@ class QueryHead(nnx.Module):
           item_vectors: collaborative embeddings.
           features: what is known of the items besides.
         """
-        space = normalize(item_vectors)
+        space = self.item_vector_length * normalize(item_vectors)
         if hasattr(self, "item_residual"):
             space = space + self.item_residual[...]
         if features is not None:
