@@ -63,6 +63,9 @@ class DataConfig:
     # Histories are padded to the smallest of these lengths that holds them; one compilation each. The last one must
     # be max_history. Empty: max_history alone.
     history_buckets: tuple[int, ...] = ()
+    # A batch of training holds histories of one bucket. Off: of all lengths, padded to max_history; more arithmetic,
+    # but each batch is a sample of all targets, where those of one bucket are, say, the first items of long histories.
+    bucket_batches: bool = True
 
 
 @dataclasses.dataclass

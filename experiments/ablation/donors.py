@@ -12,7 +12,15 @@ from tokenrec_jax.config import Config
 from tokenrec_jax.training.reuse import shared_stages
 
 #: Fields of `data` that do not change which interactions there are.
-_HOW_READ = ("cache_dir", "max_history", "history_buckets", "title_column", "feature_columns", "text_columns")
+_HOW_READ = (
+    "cache_dir",
+    "max_history",
+    "history_buckets",
+    "bucket_batches",
+    "title_column",
+    "feature_columns",
+    "text_columns",
+)
 
 
 def choose_donor(config: Config, finished: Mapping[pathlib.Path, Config]) -> pathlib.Path | None:

@@ -20,8 +20,10 @@ def config(objective: str = "prompt", **loss) -> Config:
     return made
 
 
-def batches(objective: str, count: int, **loss):
-    make = HistoryBatches(interactions(HISTORIES, 12), config=config(objective, **loss), batch_size=3, seed=1)
+def batches(objective: str, count: int, *, bucketed: bool = True, **loss):
+    made = config(objective, **loss)
+    made.data.bucket_batches = bucketed
+    make = HistoryBatches(interactions(HISTORIES, 12), config=made, batch_size=3, seed=1)
     return [make(step) for step in range(count)]
 
 
@@ -40,9 +42,12 @@ def test_prompt_examples_are_prefix_and_next_item_cut_to_the_newest():
     assert seen == {(user, item) for user, whole in enumerate(HISTORIES) for item in whole[1:]}
 
 
-def test_dense_windows_cover_every_target():
+@pytest.mark.parametrize(("bucketed", "widths"), [(True, {2, 4}), (False, {4})])
+def test_dense_windows_cover_every_target(bucketed, widths):
     seen = set()
-    for batch in batches("dense", 20):
+    made = batches("dense", 20, bucketed=bucketed)
+    assert {batch.history.shape[1] for batch in made} == widths
+    for batch in made:
         assert batch.target.shape == batch.history.shape
         for user, history, target in zip(batch.user, batch.history, batch.target, strict=True):
             whole = HISTORIES[user]

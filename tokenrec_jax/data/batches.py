@@ -111,7 +111,8 @@ class HistoryBatches:
         users, ends = _example_ends(interactions, window=config.data.max_history if self._dense else 1, first=1)
         if not len(users):
             raise DataError(f"{interactions.name}: no user has two training interactions; at least one must")
-        sizes = config.data.history_buckets or (config.data.max_history,)
+        sizes = config.data.history_buckets if config.data.bucket_batches else ()
+        sizes = sizes or (config.data.max_history,)
         bucket = np.searchsorted(sizes, np.minimum(ends, sizes[-1]))
         self._groups = []
         for index, size in enumerate(sizes):

@@ -26,7 +26,7 @@ from tokenrec_jax.data.tfds_builders import FORMAT_VERSION, read_prepared, write
 from tokenrec_jax.types import ConfigError, DataError
 
 # Fields that do not change what is read. The path counts through the content of its files.
-_IRRELEVANT = ("path", "cache_dir", "max_history", "history_buckets")
+_IRRELEVANT = ("path", "cache_dir", "max_history", "history_buckets", "bucket_batches")
 
 
 def load_interactions(config: DataConfig) -> Interactions:
