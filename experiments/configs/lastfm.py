@@ -16,6 +16,7 @@ _TUNING = recipes.Tuning(
     eval_every=15,
     graph_temperature=0.2,
     graph_steps=400,
+    bucket_batches=False,
 )
 
 

@@ -8,17 +8,18 @@ from experiments.configs import recipes
 from tokenrec_jax.config import Config
 
 _TUNING = recipes.Tuning(
-    steps=3600,
+    steps=5000,
     batch_size=64,
     learning_rate=0.001,
     dropout=0.2,
     temperature=0.07,
-    eval_every=180,
+    eval_every=500,
     graph_temperature=0.15,
     graph_steps=300,
-    compact="compact-wide",
-    item_dropout=0.25,
+    embedding_dim=64,
     sent_residual=True,
+    item_vector_length=0.15,
+    bucket_batches=False,
 )
 
 

@@ -11,7 +11,9 @@ from tokenrec_jax import config as c
 def get_config(argument: str = "compact") -> c.Config:
     """Returns the config; `argument` is a preset of the language model, or `smollm2`."""
     config = c.Config()
-    config.data = c.DataConfig(source="movielens-small", min_interactions=5, max_history=50, history_buckets=(20, 50))
+    config.data = c.DataConfig(
+        source="movielens-small", min_interactions=5, max_history=50, history_buckets=(20, 50), bucket_batches=False
+    )
     config.lightgcn = c.LightGCNConfig(embedding_dim=128, loss="softmax", temperature=0.15)
     config.tokenizer = c.TokenizerConfig(book_size=256)
     config.llm = c.LLMConfig(

@@ -29,11 +29,12 @@ class Tuning:
       temperature: of the softmax of a query without fold-in.
       eval_every: steps between evaluations.
       embedding_dim: of the vectors of users and items.
-      compact: preset of the language model that the argument `compact` stands for.
       graph_temperature: of the graph encoder's softmax.
       graph_steps: of stage COLLABORATIVE, 2,048 interactions each.
       item_dropout: share of the history that is hidden in training.
       sent_residual: what an item adds to the fold-in is learned too, for data with an order to learn.
+      item_vector_length: of the graph's vector of an item beside what is learned of its place.
+      bucket_batches: a batch holds histories of one padded length.
       features: categorical values of the items are read where the data set has them.
     """
 
@@ -46,9 +47,10 @@ class Tuning:
     graph_temperature: float
     graph_steps: int
     embedding_dim: int = 128
-    compact: str = "compact"
     item_dropout: float = 0.0
     sent_residual: bool = False
+    item_vector_length: float = 1.0
+    bucket_batches: bool = True
     features: bool = True
 
 
@@ -68,7 +70,7 @@ def get_config(argument: str, *, name: str, book_size: int, max_history: int, tu
     config = c.Config()
     config.data = c.DataConfig(source="tokenrec", name=name, max_history=max_history)
     config.tokenizer = c.TokenizerConfig(book_size=book_size)
-    config.llm = c.LLMConfig(name=f"scratch:{tuning.compact}" if model == "compact" else model)
+    config.llm = c.LLMConfig(name="scratch:compact" if model == "compact" else model)
     config.train = c.TrainConfig(
         collaborative=c.StageConfig(steps=2000, batch_size=8192, learning_rate=5e-3),
         tokenizer=c.StageConfig(steps=1000, batch_size=512, learning_rate=3e-3, weight_decay=0.01),
@@ -92,6 +94,7 @@ def get_config(argument: str, *, name: str, book_size: int, max_history: int, tu
 
 def _ours(config: c.Config, tuning: Tuning) -> None:
     config.data.history_buckets = _buckets(config.data.max_history)
+    config.data.bucket_batches = tuning.bucket_batches
     config.llm.objective = "dense"
     config.llm.item_positions = "pooled"
     config.llm.user_tokens = "none"
@@ -108,6 +111,7 @@ def _ours(config: c.Config, tuning: Tuning) -> None:
     config.llm.item_dropout = tuning.item_dropout
     config.llm.item_features = tuning.features
     config.llm.item_residual = True
+    config.llm.item_vector_length = tuning.item_vector_length
     config.llm.item_vectors_at_input = True
     config.llm.dropout = tuning.dropout
     config.loss = c.LossConfig(kind="softmax", temperature=tuning.temperature)
