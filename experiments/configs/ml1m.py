@@ -1,7 +1,7 @@
 """ML1M, one of the paper's four data sets.
 
 Command: python -m experiments.train --config=experiments/configs/ml1m.py:compact --workdir=runs/ml1m
-One core a run, seeds 0 to 2, 115 minutes: test HR@10 0.2882, NDCG@10 0.1676 (means).
+One core, seed 0, 80 minutes beside other work: test HR@10 0.2916, NDCG@10 0.1716. Our SASRec has 0.3192 and 0.1840.
 """
 
 from experiments.configs import recipes
