@@ -4,12 +4,14 @@ After a change that is meant: python -m tests.test_configs
 """
 
 import importlib
+import json
 import pathlib
 
 import pytest
 
 from tokenrec_jax.config import Config, from_json, to_json
 from tokenrec_jax.config_checks import validate
+from tokenrec_jax.training.workdir import Workdir
 from tokenrec_jax.types import ConfigError, Stage
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -50,7 +52,24 @@ def test_json_round_trip_keeps_types():
     assert from_json(to_json(config)) == config
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", to_json(Config()).replace('"seed"', '"sead"')])
+def test_a_field_that_an_older_run_lacks_has_its_default():
+    values = json.loads(to_json(shipped("lastfm", "compact")))
+    del values["llm"]["item_vector_length"], values["data"]["bucket_batches"]
+    config = from_json(json.dumps(values))
+    assert (config.llm.item_vector_length, config.data.bucket_batches) == (1.0, True)
+    assert config.data.max_history == 50
+
+
+def test_an_older_run_goes_on_where_new_fields_have_their_defaults(tmp_path):
+    values = json.loads(to_json(shipped("beauty", "compact")))
+    assert values["data"].pop("bucket_batches") is True
+    (tmp_path / "config.json").write_text(json.dumps(values), encoding="utf-8")
+    Workdir.start(str(tmp_path), shipped("beauty", "compact"))
+    with pytest.raises(ConfigError, match=r"another config \(data.bucket_batches: True there, False here"):
+        Workdir.start(str(tmp_path), shipped("lastfm", "compact"))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"llm": []}', to_json(Config()).replace('"seed"', '"sead"')])
 def test_json_of_something_else_is_refused(text):
     with pytest.raises(ConfigError):
         from_json(text)

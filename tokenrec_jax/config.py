@@ -330,8 +330,10 @@ def to_json(config: Any) -> str:
 def from_json(text: str) -> Config:
     """Reads what `to_json` wrote.
 
+    A field that is missing is newer than the run and has its default, which is what runs without it did.
+
     Raises:
-      ConfigError: not JSON, or a field is unknown, missing or of another type.
+      ConfigError: not JSON, or a field is unknown or of another type.
     """
     try:
         values = json.loads(text)
@@ -343,12 +345,13 @@ def from_json(text: str) -> Config:
 def _build(cls: type, values: Any, where: str) -> Any:
     """Returns `cls` made from nested dicts; lists become tuples, as JSON has none."""
     fields = {field.name: field for field in dataclasses.fields(cls)}
-    if not isinstance(values, dict) or values.keys() != fields.keys():
-        odd = sorted(set(values) ^ set(fields)) if isinstance(values, dict) else values
-        raise ConfigError(f"{where}: unknown or missing fields {odd}; allowed are exactly {sorted(fields)}")
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: is {values}; allowed are fields with values")
+    if unknown := sorted(values.keys() - fields.keys()):
+        raise ConfigError(f"{where}: unknown fields {unknown}; allowed are {sorted(fields)}")
     made = {}
-    for name, field in fields.items():
-        value = values[name]
+    for name, value in values.items():
+        field = fields[name]
         if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
             made[name] = _build(field.type, value, f"{where}.{name}")
         else:

@@ -49,7 +49,7 @@ class Workdir:
         """
         workdir = cls(_given(path))
         if workdir.begun:
-            _same_config(workdir._config, to_json(config))
+            _same_config(workdir._config, config)
         return workdir
 
     def begin(
@@ -209,9 +209,10 @@ def _given(path: str) -> pathlib.Path:
     return pathlib.Path(path)
 
 
-def _same_config(file: pathlib.Path, text: str) -> None:
-    """Raises ConfigError naming the fields in which a config on disk differs from `text`."""
-    old, new = _flat(json.loads(file.read_text(encoding="utf-8"))), _flat(json.loads(text))
+def _same_config(file: pathlib.Path, config: Any) -> None:
+    """Raises ConfigError naming the fields in which a config on disk differs from this one; see `from_json`."""
+    default = _flat(json.loads(to_json(type(config)())))
+    old, new = default | _flat(json.loads(file.read_text(encoding="utf-8"))), _flat(json.loads(to_json(config)))
     changed = [
         f"{key}: {old.get(key)} there, {new.get(key)} here" for key in sorted(old | new) if old.get(key) != new.get(key)
     ]
