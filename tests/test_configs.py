@@ -98,6 +98,8 @@ def test_global_steps_and_batch_size_replace_those_of_every_stage():
         ("llm.objective", "beam", "llm.objective is 'beam'"),
         ("loss.temperature", 0.0, "loss.temperature is 0.0; allowed is above 0"),
         ("llm.item_vector_length", 0.0, "llm.item_vector_length is 0.0; allowed is above 0"),
+        ("llm.fold_in_dropout", 1.0, "llm.fold_in_dropout is 1.0; allowed is 0 or more and below 1"),
+        ("llm.projection_dim", -1, "llm.projection_dim is -1; allowed is 0 or more"),
         ("train.batch_size", -1, "batch_size is -1; allowed is 1 or more"),
         ("mesh.fsdp", 0, "mesh.fsdp is 0; allowed is 1 or more"),
         ("data.history_buckets", (30, 20), "ascending lengths that end with data.max_history"),
@@ -115,6 +117,15 @@ def test_bad_values_are_named_with_what_is_allowed(path, value, message):
         validate(config)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_small_start_is_for_random_weights():
+    config = Config()
+    config.llm.small_start = True
+    validate(config)
+    config.llm.name = "t5-small"
+    with pytest.raises(ConfigError, match=r"llm.small_start is on with llm.name 't5-small'"):
+        validate(config)
 
 
 def test_dense_objective_refuses_user_tokens_that_know_the_future():

@@ -18,7 +18,7 @@ ITEM_POSITIONS = ("codes", "pooled")
 TUNINGS = ("full", "frozen", "lora")
 USER_TOKENS = ("learned", "folded", "none")
 LOSSES = ("pairwise", "softmax")
-PROJECTIONS = ("free", "unit")
+PROJECTIONS = ("free", "unit", "cosine")
 GRAPH_LOSSES = ("bpr", "softmax")
 PROTOCOLS = ("honest", "reference", "ties_shuffled")
 GRAPHS = ("training", "known")
@@ -160,6 +160,9 @@ class LLMConfig:
     item_vectors_at_input: bool = False
     # Read the code tokens of an item, the paper's idea; without them `item_vectors_at_input` must be on.
     codes_at_input: bool = True
+    # Dropout rate of the elements of what each item adds to the fold-in: without it, a learned residual knows the
+    # training set by heart before the language model has learned anything.
+    fold_in_dropout: float = 0.0
     # Probability that a history item is hidden in training, from the language model and from the fold-in; its place
     # stays.
     item_dropout: float = 0.0
@@ -174,12 +177,19 @@ class LLMConfig:
     # Initialise the added tokens from the code vectors (paper's idea, not its code); random otherwise.
     init_from_codebooks: bool = True
     # One of PROJECTIONS, what the language model adds to the fold-in: a vector of any length that starts from zero, or
-    # a unit vector divided by the temperature. Without `fold_in` always the latter (the paper).
+    # a unit vector divided by the temperature (without `fold_in` always that, as in the paper); or "cosine": the sum of
+    # a vector of any length and the fold-in is made a unit vector divided by the temperature.
     projection: str = "free"
-    # Hidden size of the projection head into item space (TokenRec: 256).
+    # Hidden size of the projection head into item space (TokenRec: 256); 0: the head is linear.
     projection_dim: int = 256
+    # Start random weights of the language model at a tenth and read item vectors at unit variance, so that the first
+    # queries are what the items say and not what random layers make of it. For `scratch:` models.
+    small_start: bool = False
     # Dropout rate of the language model in training; negative: the checkpoint's own.
     dropout: float = -1.0
+    # Draw it for each position of a history, as SASRec and transformers do; otherwise once for all positions of a row,
+    # which is how T5 was pretrained and takes far fewer random numbers.
+    dropout_each_position: bool = False
     # Type of activations: "float32" or "bfloat16"; parameters, softmax, norms and losses are always float32.
     dtype: str = "float32"
     # One of REMATS, what of a layer's activations is kept for the backward pass: everything, products with weights, or

@@ -83,7 +83,11 @@ def validate(config: Config) -> None:
     share("tokenizer.dropout", config.tokenizer.dropout)
     share("llm.user_token_dropout", config.llm.user_token_dropout)
     share("llm.item_dropout", config.llm.item_dropout)
+    share("llm.fold_in_dropout", config.llm.fold_in_dropout)
+    if config.llm.small_start and not config.llm.name.startswith("scratch:"):
+        raise ConfigError(f"llm.small_start is on with llm.name {config.llm.name!r}; allowed with it: scratch:PRESET")
     at_least("llm.item_text_dim", config.llm.item_text_dim, 1)
+    at_least("llm.projection_dim", config.llm.projection_dim, 0)
     if config.loss.content_weight < 0:
         raise ConfigError(f"loss.content_weight is {config.loss.content_weight}; allowed is 0 or more")
     share("loss.label_smoothing", config.loss.label_smoothing)

@@ -13,6 +13,7 @@ from flax import nnx
 from tokenrec_jax.models import llm
 from tokenrec_jax.models.llm.decoder import attend
 from tokenrec_jax.models.llm.rope import Llama3Scaling, RopeConfig, inverse_frequencies, rotate, rotation
+from tokenrec_jax.models.llm.t5_layers import Dropout
 from tokenrec_jax.models.llm.vocabulary_rows import check_vocabulary
 from tokenrec_jax.types import ConfigError
 
@@ -95,7 +96,7 @@ def test_attention_with_dropout_is_attention_without_it_on_average():
     scores = np.where(visible[1], query[1, :, 3] @ keys[1, :, 1].T / 8**0.5, -np.inf)
     weights = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(plain[1, :, 3], weights @ values[1, :, 1], atol=1e-5)
-    many = jax.jit(jax.vmap(lambda key: attend(query, keys, values, visible=visible, rate=0.3, key=key)))
+    many = jax.jit(jax.vmap(lambda key: attend(query, keys, values, visible=visible, dropout=Dropout(0.3), key=key)))
     dropped = many(jax.random.split(jax.random.key(2), 4000))
     assert float(dropped.std(axis=0).min()) > 0.01
     np.testing.assert_allclose(dropped.mean(axis=0), plain, atol=0.08)

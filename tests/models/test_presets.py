@@ -3,7 +3,10 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from flax import nnx
 
 from tests.models.test_hf_weights import PUBLISHED
 from tokenrec_jax.models import llm
@@ -18,6 +21,16 @@ def test_shapes_are_those_of_the_published_file(name, published):
     theirs = dataclasses.replace(config_from_hf(PUBLISHED[published][1]), special_tokens=())
     assert llm.preset(name, vocab_size=theirs.vocab_size) == theirs
     assert llm.DECODER_PRESETS[name].vocab_size == theirs.vocab_size
+
+
+@pytest.mark.parametrize("name", ["tiny", "llama-tiny", "gpt2-tiny"])
+def test_a_small_start_is_a_tenth_of_the_usual_one(name):
+    usual = llm.preset(name, vocab_size=64)
+    models = [llm.make_model(config, rngs=nnx.Rngs(0)) for config in (usual, llm.small_start(usual))]
+    tables = [model.token_embedding[...] for model in models]
+    np.testing.assert_allclose(10 * tables[1], tables[0], rtol=1e-5)
+    sizes = [sum(float(jnp.abs(x).sum()) for x in jax.tree.leaves(nnx.state(model, nnx.Param))) for model in models]
+    assert sizes[1] < sizes[0]
 
 
 @pytest.mark.parametrize(("name", "millions"), MILLIONS.items(), ids=MILLIONS)

@@ -46,6 +46,50 @@ def test_a_new_query_is_the_fold_in_and_what_is_learned_adds_to_it():
     np.testing.assert_allclose(query.queries(hidden, folded), expected + np.arange(4.0), atol=1e-5)
 
 
+def test_a_cosine_query_is_the_unit_sum_over_the_temperature():
+    hidden = jax.random.normal(jax.random.key(0), (2, 3, 6))
+    folded = jax.random.normal(jax.random.key(1), (2, 3, 4))
+    query = head(fold_in=True, fold_in_scale=7.0, projection="cosine")
+    unit = np.asarray(folded / jnp.linalg.norm(folded, axis=-1, keepdims=True))
+    np.testing.assert_allclose(query.queries(hidden, folded), unit / 0.5, atol=1e-5)
+    query.output.bias[...] = jnp.arange(4.0)
+    # Scale 7 times temperature 0.5.
+    moved = 3.5 * unit + np.arange(4.0)
+    expected = moved / np.linalg.norm(moved, axis=-1, keepdims=True) / 0.5
+    np.testing.assert_allclose(query.queries(hidden, folded), expected, atol=1e-5)
+
+
+def test_a_head_without_a_hidden_layer_is_linear():
+    linear = head(fold_in=True, projection_dim=0)
+    linear.output.kernel[...] = jax.random.normal(jax.random.key(0), (6, 4))
+    one, two = jax.random.normal(jax.random.key(1), (2, 1, 1, 6))
+    # Its projection alone: a fold-in of nothing adds nothing.
+    both, apart = linear.queries(one + two, jnp.zeros((1, 1, 4))), linear.queries(one, None) + linear.queries(two, None)
+    np.testing.assert_allclose(both, apart, atol=1e-5)
+    bent = head(fold_in=True, projection_dim=8)
+    bent.output.kernel[...] = jax.random.normal(jax.random.key(0), (8, 4))
+    assert not np.allclose(bent.queries(one + two, None), bent.queries(one, None) + bent.queries(two, None), atol=0.1)
+
+
+def test_dropout_of_the_fold_in_is_drawn_for_each_item_and_is_off_without_a_key():
+    vectors = jnp.ones((5, 400))
+    history = jnp.array([[3, 0, PADDING]])
+    wet = head(fold_in=True, fold_in_dropout=0.25)
+    dry = wet.fold_in(history, item_vectors=vectors, inverse_sqrt_degree=jnp.ones(5))
+    np.testing.assert_allclose(dry[0, 0], 1.0, rtol=1e-5)
+    dropped = wet.fold_in(history, item_vectors=vectors, inverse_sqrt_degree=jnp.ones(5), key=jax.random.key(0))
+    first, second = dropped[0, 0], dropped[0, 1] * 2**0.5 - dropped[0, 0]
+    np.testing.assert_allclose(np.unique(np.round(first, 4)), [0.0, 1.3333], atol=1e-3)
+    assert 0.2 < float((jnp.abs(first) < 1e-3).mean()) < 0.3
+    assert float((jnp.abs(first - second) > 1e-3).mean()) > 0.2
+
+
+def test_a_small_start_reads_item_vectors_at_unit_variance():
+    vectors = jax.random.normal(jax.random.key(0), (5, 4))
+    plain, small = head(item_vectors_at_input=True), head(item_vectors_at_input=True, small_start=True)
+    np.testing.assert_allclose(small.read(vectors), 2 * plain.read(vectors), rtol=1e-5)
+
+
 def test_weights_by_age_count_from_the_newest_item_of_each_prefix():
     vectors = jax.random.normal(jax.random.key(0), (5, 4))
     history = jnp.array([[3, 0, 2, PADDING]])

@@ -13,7 +13,7 @@ from flax import nnx
 from tests.models.checkpoints import assert_same_parameters, failure, rewrite
 from tokenrec_jax.models import llm
 from tokenrec_jax.models.llm.hf_weights import WEIGHTS, key_table
-from tokenrec_jax.models.llm.t5_layers import RelativeBias, dropout, relative_position_bucket
+from tokenrec_jax.models.llm.t5_layers import Dropout, RelativeBias, relative_position_bucket
 from tokenrec_jax.types import ConfigError
 
 VOCABULARY = 40
@@ -152,12 +152,24 @@ def test_dropout_follows_its_key(model):
 
 
 def test_dropout_keeps_the_mean():
-    dropped = dropout(jnp.ones((4000, 3, 8)), rate=0.25, key=jax.random.key(0))
+    dropped = Dropout(0.25)(jnp.ones((4000, 3, 8)), key=jax.random.key(0))
     x = jnp.ones((2, 3, 4))
-    assert dropout(x, rate=0.25, key=None) is x
-    assert dropout(x, rate=0.0, key=jax.random.key(0)) is x
+    assert Dropout(0.25)(x, key=None) is x
+    assert Dropout(0.0)(x, key=jax.random.key(0)) is x
     assert set(np.unique(dropped)) == {np.float32(0), np.float32(1 / 0.75)}
     assert abs(float(dropped.mean()) - 1) < 0.02
+
+
+def test_one_draw_serves_all_positions_or_each_has_its_own():
+    ones = jnp.ones((50, 6, 40))
+    shared, own = (Dropout(0.5, each_position=each)(ones, key=jax.random.key(0)) for each in (False, True))
+    assert (np.asarray(shared) == np.asarray(shared[:, :1])).all()
+    assert 0.4 < float((own[:, 0] == own[:, 1]).mean()) < 0.6
+    shape = dataclasses.replace(llm.preset("tiny", vocab_size=VOCABULARY), dropout_rate=0.5)
+    shapes = [dataclasses.replace(shape, dropout_each_position=each) for each in (False, True)]
+    once, each = (llm.T5(shape, rngs=nnx.Rngs(0)) for shape in shapes)
+    assert jnp.abs(run(once, key=jax.random.key(1))[1] - run(each, key=jax.random.key(1))[1]).max() > 1e-2
+    np.testing.assert_array_equal(run(once)[1], run(each)[1])
 
 
 def test_gradient_reaches_every_parameter(model):

@@ -58,7 +58,7 @@ def head_flops(config: Config, shape: ModelShape, sizes: Lengths, *, hidden: int
     """Returns the operations of the query head, of item vectors at the input and of the full-catalogue softmax."""
     dim, inner = config.lightgcn.embedding_dim, config.llm.projection_dim
     positions = sizes.batch * sizes.answers
-    total = 2.0 * positions * (hidden * inner + inner * dim)
+    total = 2.0 * positions * (hidden * inner + inner * dim if inner else hidden * dim)
     if config.llm.item_vectors_at_input:
         total += 2.0 * sizes.batch * config.data.max_history * dim * hidden
     if with_softmax and config.loss.kind == "softmax":

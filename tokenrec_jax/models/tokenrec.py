@@ -103,9 +103,10 @@ class TokenRec(nnx.Module):
         """
         vectors = self.tables.item_vectors[...] if item_vectors is None else item_vectors
         degree = self.tables.inverse_sqrt_degree[...]
-        drop_key = item_key = llm_key = None
+        drop_key = item_key = llm_key = fold_key = None
         if key is not None:
             drop_key, item_key, llm_key = jax.random.split(key, 3)
+            fold_key = jax.random.fold_in(item_key, 1)
         visible = self._visible(history, item_key)
         with jax.named_scope("llm"):
             if self.config.llm.objective == "dense":
@@ -121,7 +122,7 @@ class TokenRec(nnx.Module):
         if not self.config.llm.fold_in:
             return self.head.queries(hidden, None)
         shown = history if visible is None else jnp.where(visible, history, PADDING)
-        folded = self.head.fold_in(shown, item_vectors=vectors, inverse_sqrt_degree=degree)
+        folded = self.head.fold_in(shown, item_vectors=vectors, inverse_sqrt_degree=degree, key=fold_key)
         return self.head.queries(hidden, folded if hidden.shape[1] > 1 else self._last(folded, history))
 
     def item_space(self, item_vectors: Float[Array, "items emb"]) -> Float[Array, "items emb"]:
@@ -300,7 +301,7 @@ class TokenRec(nnx.Module):
 
     def _projected_items(self, history, vectors) -> Float[Array, "batch history model"]:
         """Returns the item-space vectors of a history as seen at the input of the language model."""
-        return self.head.input(take_rows(self.item_space(vectors), jnp.maximum(history, 0)))
+        return self.head.read(take_rows(self.item_space(vectors), jnp.maximum(history, 0)))
 
     def user_rows_to_tokenize(self, item_vectors, graph: jraph.GraphsTuple) -> Float[Array, "users emb"]:
         """Returns the vectors that the user tokenizer learns from: learned ones, or the fold-in of each history.

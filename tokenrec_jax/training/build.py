@@ -171,6 +171,11 @@ def define(
 ) -> ModelDefinition:
     """Returns the definition of a model of these sizes, which need not be those of any data set."""
     dropout = None if config.llm.dropout < 0 else config.llm.dropout
+    # Any: of whatever family.
+    family_config: Any = llm_config
+    family_config = dataclasses.replace(family_config, dropout_each_position=config.llm.dropout_each_position)
+    if config.llm.small_start:
+        family_config = llm.small_start(family_config)
 
     def build(key: jax.Array) -> TokenRec:
         llm_key, key = jax.random.split(key)
@@ -179,7 +184,7 @@ def define(
             config,
             shape=shape,
             llm=llm.make_model(
-                llm_config,
+                family_config,
                 rngs=rngs,
                 dtype=config.llm.dtype,
                 dropout_rate=dropout,

@@ -19,7 +19,7 @@ from tokenrec_jax.models.llm.hf_weights import Shardings, load_hf, make_model, r
 from tokenrec_jax.models.llm.interface import LanguageModel, LanguageModelConfig
 from tokenrec_jax.models.llm.layer_calls import LayerCalls
 from tokenrec_jax.models.llm.llama import Llama
-from tokenrec_jax.models.llm.presets import DECODER_PRESETS, PRESETS, preset
+from tokenrec_jax.models.llm.presets import DECODER_PRESETS, PRESETS, preset, small_start
 from tokenrec_jax.models.llm.t5 import T5
 from tokenrec_jax.models.llm.t5_config import T5Config
 from tokenrec_jax.types import ConfigError
@@ -47,6 +47,7 @@ __all__ = [
     "preset",
     "read_config",
     "save_hf",
+    "small_start",
 ]
 
 #: Prefix of names of presets, to tell them from folders and hub ids.

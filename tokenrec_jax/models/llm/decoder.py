@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from tokenrec_jax.models.llm.layer_calls import UNROLLED, LayerCalls
 from tokenrec_jax.models.llm.rope import Rotation
-from tokenrec_jax.models.llm.t5_layers import MASKED, dropout, split_key
+from tokenrec_jax.models.llm.t5_layers import MASKED, NO_DROPOUT, Dropout, split_key
 from tokenrec_jax.models.llm.vocabulary_rows import TokenTables
 from tokenrec_jax.types import ConfigError
 
@@ -62,7 +62,7 @@ def attend(
     values: Float[Array, "batch slot kv_head head_dim"],
     *,
     visible: Bool[Array, "#batch position slot"],
-    rate: float = 0.0,
+    dropout: Dropout = NO_DROPOUT,
     key: Key[Array, ""] | None = None,
 ) -> Float[Array, "batch position head head_dim"]:
     """Softmax attention, scores divided by sqrt(head_dim); groups of heads share keys and values.
@@ -72,16 +72,16 @@ def attend(
       keys: of the attended slots.
       values: of the same.
       visible: True where a position attends to a slot. A position that sees none gets something finite.
-      rate: dropout rate of the attention weights.
+      dropout: of the attention weights.
       key: dropout key, or None for no dropout.
     """
-    if key is None or rate == 0.0:
+    if key is None or dropout.rate == 0.0:
         return jax.nn.dot_product_attention(query, keys, values, mask=visible[:, None])
     groups = query.shape[2] // keys.shape[2]
     keys, values = (jnp.repeat(x, groups, axis=2) for x in (keys, values))
     scores = jnp.einsum("bqhd,bkhd->bhqk", query, keys, preferred_element_type=jnp.float32)
     scores = jnp.where(visible[:, None], scores * query.shape[-1] ** -0.5, MASKED)
-    weights = dropout(jax.nn.softmax(scores, axis=-1).astype(query.dtype), rate=rate, key=key)
+    weights = dropout(jax.nn.softmax(scores, axis=-1).astype(query.dtype), key=key)
     return jnp.einsum("bhqk,bkhd->bqhd", weights, values)
 
 
@@ -105,11 +105,9 @@ def random_linear(in_dim: int, out_dim: int, *, std: float, bias: bool, rngs: nn
 class DecoderLayer(nnx.Module):
     """Attention, then feed-forward: x + dropout(part(norm(x))) each."""
 
-    def __init__(
-        self, *, norm: Callable[[], Any], attention: nnx.Module, feed_forward: nnx.Module, dropout_rate: float
-    ):
+    def __init__(self, *, norm: Callable[[], Any], attention: nnx.Module, feed_forward: nnx.Module, dropout: Dropout):
         """Takes its parts; `norm` makes one, and `attention` is called as `attention(x, reading=, cached=, key=)`."""
-        self.dropout_rate = dropout_rate
+        self.dropout = dropout
         self.attention_norm = norm()
         self.attention: Any = attention
         self.feed_forward_norm = norm()
@@ -127,9 +125,9 @@ class DecoderLayer(nnx.Module):
         keys = split_key(key, 3)
         normed = self.attention_norm(hidden)
         mixed, key_value = self.attention(normed, reading=reading, cached=cached, key=keys[0])
-        hidden = hidden[:, -mixed.shape[1] :] + dropout(mixed, rate=self.dropout_rate, key=keys[1])
+        hidden = hidden[:, -mixed.shape[1] :] + self.dropout(mixed, key=keys[1])
         out = self.feed_forward(self.feed_forward_norm(hidden))
-        return hidden + dropout(out, rate=self.dropout_rate, key=keys[2]), key_value
+        return hidden + self.dropout(out, key=keys[2]), key_value
 
 
 class Decoder(TokenTables):

@@ -75,6 +75,8 @@ class LlamaConfig:
     tied_head: bool = False
     # Rate of the dropout on what each layer adds; the published models have none.
     dropout_rate: float = 0.0
+    # Draw it for each position, not once for all positions of a row; no field of Hugging Face's.
+    dropout_each_position: bool = False
     # Added to the mean square in norms.
     norm_epsilon: float = 1e-6
     # Standard deviation of the initial weights.
@@ -187,6 +189,8 @@ class GPT2Config:
     dropout_rate: float = 0.1
     embedding_dropout: float = 0.1
     attention_dropout: float = 0.1
+    # Draw it for each position, not once for all positions of a row; no field of Hugging Face's.
+    dropout_each_position: bool = False
     # Added to the variance in norms.
     norm_epsilon: float = 1e-5
     # Standard deviation of the initial weights.

@@ -1,7 +1,7 @@
 """GPT-2: learned positions, layer norms, one projection for queries, keys and values. Read `GPT2Attention`.
 
 Source: Radford et al., 2019. Compared with transformers' PyTorch model by `tests/parity/test_decoder_parity.py`.
-Differs: one dropout draw serves all positions, see `t5_layers.dropout`.
+Differs: one dropout draw serves all positions by default, see `t5_layers.Dropout`.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 from tokenrec_jax.models.llm.decoder import Decoder, DecoderLayer, KeyValue, Reading, attend, random_linear, with_cached
 from tokenrec_jax.models.llm.decoder_config import GPT2Config
 from tokenrec_jax.models.llm.layer_calls import UNROLLED, LayerCalls
-from tokenrec_jax.models.llm.t5_layers import dropout
+from tokenrec_jax.models.llm.t5_layers import Dropout
 
 
 class GPT2(Decoder):
@@ -35,6 +35,7 @@ class GPT2(Decoder):
             config = dataclasses.replace(config, dropout_rate=rate, embedding_dropout=rate, attention_dropout=rate)
         super().__init__(config, rngs=rngs, dtype=dtype, calls=calls)
         shape = (config.max_positions, config.model_dim)
+        self.dropout = Dropout(config.embedding_dropout, config.dropout_each_position)
         self.position_embedding = nnx.Param(config.initializer_range * jax.random.normal(rngs.params(), shape))
 
         def norm() -> LayerNorm:
@@ -45,7 +46,7 @@ class GPT2(Decoder):
                 norm=norm,
                 attention=GPT2Attention(config, rngs=rngs, dtype=self.dtype),
                 feed_forward=GPT2FeedForward(config, rngs=rngs, dtype=self.dtype),
-                dropout_rate=config.dropout_rate,
+                dropout=Dropout(config.dropout_rate, config.dropout_each_position),
             )
 
         self.layers = nnx.List([layer() for _ in range(config.num_layers)])
@@ -59,7 +60,7 @@ class GPT2(Decoder):
         key: Key[Array, ""] | None,
     ) -> Float[Array, "batch length model"]:
         hidden = embedded + self.position_embedding[...][positions].astype(self.dtype)
-        return dropout(hidden, rate=self.config.embedding_dropout, key=key)
+        return self.dropout(hidden, key=key)
 
     def _rotation(self, positions) -> None:
         return None
@@ -87,7 +88,7 @@ class GPT2Attention(nnx.Module):
 
     def __init__(self, config: GPT2Config, *, rngs: nnx.Rngs, dtype: Any):
         self.num_heads = config.num_heads
-        self.dropout_rate = config.attention_dropout
+        self.dropout = Dropout(config.attention_dropout, config.dropout_each_position)
         dim, std = config.model_dim, config.initializer_range
         self.qkv = random_linear(dim, 3 * dim, std=std, bias=True, rngs=rngs, dtype=dtype)
         self.output = random_linear(dim, dim, std=_residual_std(config), bias=True, rngs=rngs, dtype=dtype)
@@ -104,7 +105,7 @@ class GPT2Attention(nnx.Module):
         query, keys, values = (self._heads(part) for part in jnp.split(self.qkv(x), 3, axis=-1))
         query = query[:, -reading.visible.shape[1] :]
         key_value = with_cached((keys, values), cached, reading.start)
-        mixed = attend(query, *key_value, visible=reading.visible, rate=self.dropout_rate, key=key)
+        mixed = attend(query, *key_value, visible=reading.visible, dropout=self.dropout, key=key)
         return self.output(mixed.reshape(*mixed.shape[:2], -1)), key_value
 
     def _heads(self, x: Float[Array, "batch length inner"]) -> Float[Array, "batch length head head_dim"]:

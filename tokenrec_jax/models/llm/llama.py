@@ -16,7 +16,7 @@ from tokenrec_jax.models.llm.decoder import Decoder, DecoderLayer, KeyValue, Rea
 from tokenrec_jax.models.llm.decoder_config import LlamaConfig
 from tokenrec_jax.models.llm.layer_calls import UNROLLED, LayerCalls
 from tokenrec_jax.models.llm.rope import Rotation, inverse_frequencies, rotate, rotation
-from tokenrec_jax.models.llm.t5_layers import RMSNorm
+from tokenrec_jax.models.llm.t5_layers import Dropout, RMSNorm
 
 
 class Llama(Decoder):
@@ -43,7 +43,7 @@ class Llama(Decoder):
                 norm=norm,
                 attention=LlamaAttention(config, rngs=rngs, dtype=self.dtype),
                 feed_forward=LlamaFeedForward(config, rngs=rngs, dtype=self.dtype),
-                dropout_rate=config.dropout_rate,
+                dropout=Dropout(config.dropout_rate, config.dropout_each_position),
             )
 
         self.layers = nnx.List([layer() for _ in range(config.num_layers)])

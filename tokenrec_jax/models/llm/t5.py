@@ -16,10 +16,10 @@ from tokenrec_jax.models.llm.layer_calls import UNROLLED, LayerCalls
 from tokenrec_jax.models.llm.t5_config import T5Config
 from tokenrec_jax.models.llm.t5_layers import (
     Attention,
+    Dropout,
     FeedForward,
     RelativeBias,
     RMSNorm,
-    dropout,
     mask_bias,
     split_key,
 )
@@ -141,7 +141,7 @@ class T5Stack(nnx.Module):
         factor = config.initializer_factor
         self.is_decoder = is_decoder
         self.calls = calls
-        self.dropout_rate = config.dropout_rate
+        self.dropout = Dropout(config.dropout_rate, config.dropout_each_position)
         self.relative_bias = RelativeBias(
             config.num_heads,
             num_buckets=config.num_buckets,
@@ -170,7 +170,7 @@ class T5Stack(nnx.Module):
         if mask is not None:
             biases += (mask_bias(mask),)
         cross_biases: _CrossBiases = () if encoder_mask is None else (mask_bias(encoder_mask),)
-        hidden = dropout(inputs_embeds, rate=self.dropout_rate, key=first_key)
+        hidden = self.dropout(inputs_embeds, key=first_key)
 
         def call(layer: Any, hidden: Any, key: Any) -> Any:
             return self.calls.inside(layer)(
@@ -178,7 +178,7 @@ class T5Stack(nnx.Module):
             )
 
         hidden = self.calls.through(self.layers, hidden, keys=layer_keys, call=call)
-        return dropout(self.final_norm(hidden), rate=self.dropout_rate, key=last_key)
+        return self.dropout(self.final_norm(hidden), key=last_key)
 
 
 class T5Layer(nnx.Module):
@@ -200,7 +200,7 @@ class T5Layer(nnx.Module):
                 dtype=dtype,
             )
 
-        self.dropout_rate = config.dropout_rate
+        self.dropout = Dropout(config.dropout_rate, config.dropout_each_position)
         self.self_attention_norm = norm()
         self.self_attention = attention()
         self.cross_attention_norm = norm() if is_decoder else None
@@ -225,14 +225,13 @@ class T5Layer(nnx.Module):
         key: Key[Array, ""] | None,
     ) -> Float[Array, "batch position model"]:
         """Returns the hidden states after this layer."""
-        rate = self.dropout_rate
-        keys = split_key(key, 6)
+        keys, dropout = split_key(key, 6), self.dropout
         normed = self.self_attention_norm(hidden)
-        out = self.self_attention(normed, source=normed, biases=biases, rate=rate, key=keys[0])
-        hidden = hidden + dropout(out, rate=rate, key=keys[1])
+        out = self.self_attention(normed, source=normed, biases=biases, dropout=dropout, key=keys[0])
+        hidden = hidden + dropout(out, key=keys[1])
         if self.cross_attention is not None and self.cross_attention_norm is not None and encoder_hidden is not None:
             normed = self.cross_attention_norm(hidden)
-            out = self.cross_attention(normed, source=encoder_hidden, biases=cross_biases, rate=rate, key=keys[2])
-            hidden = hidden + dropout(out, rate=rate, key=keys[3])
-        out = self.feed_forward(self.feed_forward_norm(hidden), rate=rate, key=keys[4])
-        return hidden + dropout(out, rate=rate, key=keys[5])
+            out = self.cross_attention(normed, source=encoder_hidden, biases=cross_biases, dropout=dropout, key=keys[2])
+            hidden = hidden + dropout(out, key=keys[3])
+        out = self.feed_forward(self.feed_forward_norm(hidden), dropout=dropout, key=keys[4])
+        return hidden + dropout(out, key=keys[5])

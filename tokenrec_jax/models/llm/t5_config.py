@@ -55,6 +55,8 @@ class T5Config:
     scale_logits: bool = True
     # Dropout rate everywhere.
     dropout_rate: float = 0.1
+    # Draw dropout for each position, not once for all positions of a row; no field of Hugging Face's.
+    dropout_each_position: bool = False
     # Added to the mean square in norms.
     norm_epsilon: float = 1e-6
     # Scales the standard deviation of all initial weights.

@@ -7,6 +7,7 @@ Source: Raffel et al., 2020 (T5); Shazeer, 2020 (gated feed-forward of v1.1). Na
 transformers' `modeling_t5.py`, against which `tests/parity/test_t5_parity.py` compares all of this.
 """
 
+import dataclasses
 import math
 from typing import Any
 
@@ -20,18 +21,33 @@ from jaxtyping import Array, Bool, Float, Int, Key
 MASKED = -1e9
 
 
-def dropout(x: Float[Array, "*shape"], *, rate: float, key: Key[Array, ""] | None) -> Float[Array, "*shape"]:
-    """Zeroes elements with probability `rate`, scales the others by 1 / (1 - rate); no-op if `key` is None.
+@dataclasses.dataclass(frozen=True)
+class Dropout:
+    """Zeroes elements with probability `rate` and scales the others by 1 / (1 - rate).
 
-    One draw serves all positions, which is the second last axis of hidden states and of attention weights.
+    Positions are the second last axis of hidden states and of attention weights.
 
     Source: Mesh TensorFlow's `transformer.py`, with which T5 was pretrained (`noise_shape` lacks the length).
-    Differs: transformers draws for each position, length times as many random numbers.
+    Differs: transformers always draws for each position, length times as many random numbers.
+
+    Attributes:
+      rate: 0 up to, not including, 1.
+      each_position: draw for each position; otherwise one draw serves all positions of a row.
     """
-    if key is None or rate == 0.0:
-        return x
-    keep = jax.random.bernoulli(key, 1.0 - rate, (*x.shape[:-2], 1, x.shape[-1]))
-    return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))
+
+    rate: float
+    each_position: bool = False
+
+    def __call__(self, x: Float[Array, "*shape"], *, key: Key[Array, ""] | None) -> Float[Array, "*shape"]:
+        """Returns what is left of `x`, all of it if `key` is None."""
+        if key is None or self.rate == 0.0:
+            return x
+        drawn = x.shape if self.each_position else (*x.shape[:-2], 1, x.shape[-1])
+        keep = jax.random.bernoulli(key, 1.0 - self.rate, drawn)
+        return jnp.where(keep, x / (1.0 - self.rate), jnp.zeros((), x.dtype))
+
+
+NO_DROPOUT = Dropout(0.0)
 
 
 def split_key(key: Key[Array, ""] | None, count: int) -> list[Key[Array, ""] | None]:
@@ -135,7 +151,7 @@ class Attention(nnx.Module):
         *,
         source: Float[Array, "prompt length model"],
         biases: tuple[Float[Array, "#batch #head #position length"], ...],
-        rate: float,
+        dropout: Dropout,
         key: Key[Array, ""] | None,
     ) -> Float[Array, "batch position model"]:
         """Attends from `x` to `source` (`x` itself in self-attention).
@@ -145,7 +161,7 @@ class Attention(nnx.Module):
           source: attended positions, for each row or one row for all.
           biases: what is added to the scores. Separate, because small broadcast operands that stay in cache
             are cheaper to read in every layer than their sum for all examples and heads.
-          rate: dropout rate of the attention weights.
+          dropout: of the attention weights.
           key: dropout key, or None for no dropout.
         """
         query = self._heads(self.query(x))
@@ -165,7 +181,7 @@ class Attention(nnx.Module):
             scores = jnp.einsum("bqhd,bkhd->bhqk", query, keys, preferred_element_type=jnp.float32)
         for bias in biases:
             scores = scores + bias
-        weights = dropout(jax.nn.softmax(scores, axis=-1).astype(x.dtype), rate=rate, key=key)
+        weights = dropout(jax.nn.softmax(scores, axis=-1).astype(x.dtype), key=key)
         if shared:
             mixed = jnp.einsum("bhqk,khd->bqhd", weights, self._heads(self.value(source))[0])
         elif moved:
@@ -196,10 +212,10 @@ class FeedForward(nnx.Module):
         self.output = linear(hidden_dim, model_dim)
 
     def __call__(
-        self, x: Float[Array, "batch length model"], *, rate: float, key: Key[Array, ""] | None
+        self, x: Float[Array, "batch length model"], *, dropout: Dropout, key: Key[Array, ""] | None
     ) -> Float[Array, "batch length model"]:
-        """Transforms each position; `rate` and `key` are of the dropout between the two projections."""
+        """Transforms each position; `dropout` and its `key` are of what is between the two projections."""
         hidden = self.input(x)
         # approximate=True is the tanh form, called "gelu_new" by transformers.
         hidden = jax.nn.relu(hidden) if self.gate is None else jax.nn.gelu(self.gate(x), approximate=True) * hidden
-        return self.output(dropout(hidden, rate=rate, key=key))
+        return self.output(dropout(hidden, key=key))
