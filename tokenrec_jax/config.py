@@ -18,6 +18,7 @@ ITEM_POSITIONS = ("codes", "pooled")
 TUNINGS = ("full", "frozen", "lora")
 USER_TOKENS = ("learned", "folded", "none")
 LOSSES = ("pairwise", "softmax")
+FOLD_IN_VECTORS = ("graph", "space")
 PROJECTIONS = ("free", "unit", "cosine")
 GRAPH_LOSSES = ("bpr", "softmax")
 PROTOCOLS = ("honest", "reference", "ties_shuffled")
@@ -143,13 +144,16 @@ class LLMConfig:
     user_token_dropout: float = 0.0
     # Start the query from the fold-in of the history in item space (off in the paper).
     fold_in: bool = False
+    # One of FOLD_IN_VECTORS, what each item adds to it: the graph encoder's vector divided by sqrt(degree), or the unit
+    # vector of its place in the item space, wherever that moves.
+    fold_in_vectors: str = "graph"
     # Initial weight of the unit fold-in vector in the query, in units of a logit.
     fold_in_scale: float = 10.0
     # Initial weight of an item in the fold-in: 1 / (number of items from it to the newest)^recency. The weights of all
     # distances are learned from there. 0: all alike.
     fold_in_recency: float = 0.0
-    # Let what an item adds to the fold-in move away from its collaborative embedding by a learned residual: what tells
-    # of the next item need not be what is like it.
+    # Let what an item adds to the fold-in move away from that vector by a learned residual: what tells of the next item
+    # need not be what is like it.
     fold_in_residual: bool = False
     # Let item vectors of the retrieval loss move away from the graph encoder's by a learned residual.
     item_residual: bool = False

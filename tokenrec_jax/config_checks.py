@@ -2,6 +2,7 @@
 
 from tokenrec_jax.config import (
     DTYPES,
+    FOLD_IN_VECTORS,
     GRAPH_LOSSES,
     GRAPHS,
     ITEM_POSITIONS,
@@ -52,6 +53,7 @@ def validate(config: Config) -> None:
     one_of("llm.user_tokens", config.llm.user_tokens, USER_TOKENS)
     one_of("llm.dtype", config.llm.dtype, DTYPES)
     one_of("llm.remat", config.llm.remat, REMATS)
+    one_of("llm.fold_in_vectors", config.llm.fold_in_vectors, FOLD_IN_VECTORS)
     one_of("llm.projection", config.llm.projection, PROJECTIONS)
     one_of("loss.kind", config.loss.kind, LOSSES)
     one_of("lightgcn.loss", config.lightgcn.loss, GRAPH_LOSSES)

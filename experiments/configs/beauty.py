@@ -18,6 +18,9 @@ TUNING = recipes.Tuning(
     graph_steps=500,
     item_dropout=0.25,
     sent_residual=True,
+    bucket_batches=False,
+    small_start=True,
+    fold_in_dropout=0.2,
 )
 
 

@@ -16,10 +16,12 @@ _TUNING = recipes.Tuning(
     eval_every=500,
     graph_temperature=0.15,
     graph_steps=300,
-    embedding_dim=64,
-    sent_residual=True,
     item_vector_length=0.15,
     bucket_batches=False,
+    small_start=True,
+    fold_in_vectors="space",
+    projection="cosine",
+    compact="compact-wider",
 )
 
 

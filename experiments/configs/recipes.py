@@ -35,6 +35,12 @@ class Tuning:
       sent_residual: what an item adds to the fold-in is learned too, for data with an order to learn.
       item_vector_length: of the graph's vector of an item beside what is learned of its place.
       bucket_batches: a batch holds histories of one padded length.
+      small_start: of models from random weights: layers start small, items are read at unit variance, the query head is
+        linear, and dropout is drawn for each position.
+      fold_in_dropout: of what the items add to the fold-in.
+      fold_in_vectors: what is folded in.
+      projection: how the language model's output and the fold-in make a query.
+      compact: preset that the argument `compact` stands for.
       features: categorical values of the items are read where the data set has them.
     """
 
@@ -51,6 +57,11 @@ class Tuning:
     sent_residual: bool = False
     item_vector_length: float = 1.0
     bucket_batches: bool = True
+    small_start: bool = False
+    fold_in_dropout: float = 0.0
+    fold_in_vectors: str = "graph"
+    projection: str = "free"
+    compact: str = "compact"
     features: bool = True
 
 
@@ -58,7 +69,7 @@ def get_config(argument: str, *, name: str, book_size: int, max_history: int, tu
     """Returns the config of a data set in the reference layout.
 
     Args:
-      argument: size of the language model: `compact` (a small T5 from random weights, for CPUs), another preset as
+      argument: size of the language model: `compact` (a small T5 from random weights), another preset as
         `scratch:t5-small`, a hub id such as `t5-small`, or a folder; `paper-` before it asks for the paper's recipe.
       name: folder of the data set below $TOKENREC_DATA.
       book_size: codes in a book (256 for LastFM and ML1M, 512 for Beauty and Clothing).
@@ -70,7 +81,7 @@ def get_config(argument: str, *, name: str, book_size: int, max_history: int, tu
     config = c.Config()
     config.data = c.DataConfig(source="tokenrec", name=name, max_history=max_history)
     config.tokenizer = c.TokenizerConfig(book_size=book_size)
-    config.llm = c.LLMConfig(name="scratch:compact" if model == "compact" else model)
+    config.llm = c.LLMConfig(name=f"scratch:{tuning.compact}" if model == "compact" else model)
     config.train = c.TrainConfig(
         collaborative=c.StageConfig(steps=2000, batch_size=8192, learning_rate=5e-3),
         tokenizer=c.StageConfig(steps=1000, batch_size=512, learning_rate=3e-3, weight_decay=0.01),
@@ -108,12 +119,18 @@ def _ours(config: c.Config, tuning: Tuning) -> None:
     config.llm.fold_in = True
     config.llm.fold_in_recency = 1.0
     config.llm.fold_in_residual = tuning.sent_residual
+    config.llm.fold_in_dropout = tuning.fold_in_dropout
+    config.llm.fold_in_vectors = tuning.fold_in_vectors
+    config.llm.projection = tuning.projection
     config.llm.item_dropout = tuning.item_dropout
     config.llm.item_features = tuning.features
     config.llm.item_residual = True
     config.llm.item_vector_length = tuning.item_vector_length
     config.llm.item_vectors_at_input = True
     config.llm.dropout = tuning.dropout
+    if tuning.small_start and config.llm.name.startswith("scratch:"):
+        config.llm.small_start = config.llm.dropout_each_position = True
+        config.llm.projection_dim = 0
     config.loss = c.LossConfig(kind="softmax", temperature=tuning.temperature)
     config.evaluation.graph = "known"
 

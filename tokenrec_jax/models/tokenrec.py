@@ -102,7 +102,6 @@ class TokenRec(nnx.Module):
           key: decides dropout; None switches it off.
         """
         vectors = self.tables.item_vectors[...] if item_vectors is None else item_vectors
-        degree = self.tables.inverse_sqrt_degree[...]
         drop_key = item_key = llm_key = fold_key = None
         if key is not None:
             drop_key, item_key, llm_key = jax.random.split(key, 3)
@@ -115,6 +114,7 @@ class TokenRec(nnx.Module):
                 )
             else:
                 # The user's tokens stand for all that the user did, however long ago.
+                degree = self.tables.inverse_sqrt_degree[...]
                 whole = fold_in(history, item_vectors=vectors, inverse_sqrt_degree=degree)[:, -1]
                 hidden = self._prompt_hidden(
                     user, history, template, vectors, whole, visible, drop_key=drop_key, llm_key=llm_key
@@ -122,7 +122,7 @@ class TokenRec(nnx.Module):
         if not self.config.llm.fold_in:
             return self.head.queries(hidden, None)
         shown = history if visible is None else jnp.where(visible, history, PADDING)
-        folded = self.head.fold_in(shown, item_vectors=vectors, inverse_sqrt_degree=degree, key=fold_key)
+        folded = self._folded(shown, vectors, key=fold_key)
         return self.head.queries(hidden, folded if hidden.shape[1] > 1 else self._last(folded, history))
 
     def item_space(self, item_vectors: Float[Array, "items emb"]) -> Float[Array, "items emb"]:
@@ -270,6 +270,13 @@ class TokenRec(nnx.Module):
             first_token=self.shape.first_item_token,
             book_size=self.config.tokenizer.book_size,
         )
+
+    def _folded(self, history, vectors, *, key) -> Float[Array, "batch history emb"]:
+        """Returns the fold-in that queries start from."""
+        weight = self.tables.inverse_sqrt_degree[...]
+        if self.config.llm.fold_in_vectors == "space":
+            vectors, weight = self.item_space(vectors), jnp.ones_like(weight)
+        return self.head.fold_in(history, item_vectors=vectors, inverse_sqrt_degree=weight, key=key)
 
     def _pooled_items(self, history, vectors) -> Float[Array, "batch history model"]:
         """Returns one embedding an item: the sum of those of its codes and of what stands beside them, by config."""

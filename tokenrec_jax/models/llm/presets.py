@@ -76,6 +76,8 @@ PRESETS = {
     "compact": _shape(64, 256, 2, 4, 16),
     # Twice as wide, for histories that are long and items that are many.
     "compact-wide": _shape(128, 512, 2, 4, 32),
+    # Four times as wide, for accelerators.
+    "compact-wider": _shape(256, 1024, 2, 4, 64),
     "t5-small": _shape(512, 2048, 6, 8),
     "t5-base": _shape(768, 3072, 12, 12),
     "t5-large": _shape(1024, 4096, 24, 16),
