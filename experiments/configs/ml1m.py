@@ -1,7 +1,9 @@
 """ML1M, one of the paper's four data sets.
 
 Command: python -m experiments.train --config=experiments/configs/ml1m.py:compact --workdir=runs/ml1m
-One core, seed 0, 80 minutes beside other work: test HR@10 0.2916, NDCG@10 0.1716. Our SASRec has 0.3192 and 0.1840.
+Seed 0, stage llm 2 minutes on an H200 beside 12 other runs: test HR@10 0.3336, NDCG@10 0.1961. Our SASRec has 0.3435,
+0.2006. `compact` is four times as wide here as elsewhere, for accelerators; without one take `scratch:compact`, whose
+stage llm takes an hour on a core (not run to its end).
 """
 
 from experiments.configs import recipes

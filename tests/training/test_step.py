@@ -74,6 +74,11 @@ OPTIONS = {
         "llm.fold_in_residual": True,
     },
     "free projection": {"llm.projection": "free", "llm.item_dropout": 0.2, "llm.objective": "dense"},
+    "small start": {
+        "llm.small_start": True, "llm.projection_dim": 0, "llm.dropout": 0.1, "llm.dropout_each_position": True,
+        "llm.fold_in_dropout": 0.2, "llm.fold_in_vectors": "space", "llm.projection": "cosine",
+        "llm.item_vectors_at_input": True, "llm.item_residual": True,
+    },
     "bfloat16": {"llm.dtype": "bfloat16"},
     "bfloat16, pooled": {
         "llm.dtype": "bfloat16", "llm.item_positions": "pooled", "llm.item_vectors_at_input": True,
@@ -157,6 +162,23 @@ def test_hidden_items_change_the_query_in_training_only(setup):
     visible = model._visible(arguments["history"], jax.random.key(0))
     assert visible is not None and 0 < int(visible.sum()) < 6
     assert plain._visible(arguments["history"], jax.random.key(0)) is None
+
+
+def test_items_are_folded_in_where_they_are_in_the_item_space():
+    config = tiny.get_config()
+    config.llm.fold_in_vectors, config.llm.projection, config.llm.item_residual = "space", "cosine", True
+    moved = make_setup(config)
+    state = moved.state(Stage.LLM)
+    model = moved.built.definition.merge(state.params, state.buffers)
+    residual = model.head.item_residual
+    residual[...] = jax.random.normal(jax.random.key(0), residual.shape)
+    history = jnp.array([[3, 1, 4, 1, 5, 9]])
+    query = model.queries(user=jnp.arange(1), history=history, template=jnp.zeros(1, jnp.int32))
+    space = np.asarray(model.item_space(model.tables.item_vectors[...]))
+    # All items weigh alike in the tiny config, and a new language model adds nothing.
+    expected = space[history[0]].sum(axis=0)
+    expected /= np.linalg.norm(expected) * config.loss.temperature
+    np.testing.assert_allclose(query[0, -1], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_joint_sends_the_retrieval_gradient_into_the_graph_encoder(setup):
