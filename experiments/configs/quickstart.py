@@ -1,7 +1,7 @@
 """MovieLens-small (100,004 ratings, shipped inside a Python package) with titles, in minutes on a CPU.
 
 Command: python -m experiments.train --config=experiments/configs/quickstart.py --workdir=runs/quickstart
-One core, seeds 0 to 2, 8 minutes: test HR@10 0.1629, NDCG@10 0.0897 (means).
+One core, seeds 0 to 2, 8 to 13 minutes: test HR@10 0.1674, NDCG@10 0.0899 (means).
 `quickstart.py:smollm2` adapts a language model that knows language; it needs a file, see README.
 """
 
@@ -24,11 +24,15 @@ def get_config(argument: str = "compact") -> c.Config:
         fold_in=True,
         fold_in_recency=1.0,
         fold_in_residual=True,
+        fold_in_dropout=0.2,
         item_residual=True,
         item_vectors_at_input=True,
         item_features=True,
         item_dropout=0.25,
         dropout=0.3,
+        dropout_each_position=True,
+        small_start=True,
+        projection_dim=0,
     )
     config.loss = c.LossConfig(temperature=0.1)
     config.evaluation.graph = "known"
@@ -49,7 +53,9 @@ def _with_smollm2(config: c.Config) -> None:
     config.data.max_history, config.data.history_buckets = 20, ()
     config.llm.name = "smollm2"
     config.llm.tuning = "lora"
-    config.llm.dropout = 0.0
+    config.llm.dropout = config.llm.fold_in_dropout = 0.0
+    config.llm.dropout_each_position = config.llm.small_start = False
+    config.llm.projection_dim = 256
     config.train.patience = 0
     config.train.llm = c.StageConfig(steps=300, batch_size=16, learning_rate=1e-3, warmup=0.1, eval_every=100)
     config.train.log_every = 10
