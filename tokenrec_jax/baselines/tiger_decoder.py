@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from tokenrec_jax.models.llm.t5 import T5, T5Layer
-from tokenrec_jax.models.llm.t5_layers import Attention, mask_bias
+from tokenrec_jax.models.llm.t5_layers import NO_DROPOUT, Attention, mask_bias
 
 #: Keys and values of the tokens so far of each beam, for each layer: [batch, beam, slot, head, head_dim].
 Cache = list[tuple[Array, Array]]
@@ -83,7 +83,7 @@ class CachedDecoder:
             weights = jax.nn.softmax(scores + self._prompt_bias, axis=-1).astype(hidden.dtype)
             mixed = jnp.einsum("bhnl,blhd->bnhd", weights, values)
             hidden = hidden + layer.cross_attention.output(mixed.reshape(*hidden.shape[:2], -1))
-            hidden = hidden + layer.feed_forward(layer.feed_forward_norm(hidden), rate=0.0, key=None)
+            hidden = hidden + layer.feed_forward(layer.feed_forward_norm(hidden), dropout=NO_DROPOUT, key=None)
         return self._final_norm(hidden), kept
 
 
