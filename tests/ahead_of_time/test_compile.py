@@ -72,7 +72,7 @@ def test_what_cannot_be_compiled_is_one_line(arguments, said):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--llm=t6-huge",), "--llm=t6-huge: no such preset; allowed: tiny, compact, compact-wide, t5-small"),
+        (("--llm=t6-huge",), "--llm=t6-huge: no such preset; allowed: tiny, compact, compact-wide, compact-wider"),
         (("--steps=sleep",), "--steps=sleep: allowed are train, query, retrieval"),
     ],
     ids=["llm", "steps"],
