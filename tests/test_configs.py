@@ -71,7 +71,17 @@ def test_an_older_run_goes_on_where_new_fields_have_their_defaults(tmp_path):
         Workdir.start(str(tmp_path), config)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"llm": []}', to_json(Config()).replace('"seed"', '"sead"')])
+WHOLE = json.loads(to_json(Config()))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("{", "[]", "{}"),
+        *(json.dumps(WHOLE | changed) for changed in ({"llm": []}, {"sead": 0})),
+        json.dumps({name: value for name, value in WHOLE.items() if name != "mesh"}),
+    ],
+)
 def test_json_of_something_else_is_refused(text):
     with pytest.raises(ConfigError):
         from_json(text)

@@ -344,10 +344,11 @@ def to_json(config: Any) -> str:
 def from_json(text: str) -> Config:
     """Reads what `to_json` wrote.
 
-    A field that is missing is newer than the run and has its default, which is what runs without it did.
+    A value that is missing is newer than the run and has its default, which is what runs without it did; whole sections
+    must be there.
 
     Raises:
-      ConfigError: not JSON, or a field is unknown or of another type.
+      ConfigError: not JSON, a section is missing, or a field is unknown or of another type.
     """
     try:
         values = json.loads(text)
@@ -363,11 +364,15 @@ def _build(cls: type, values: Any, where: str) -> Any:
         raise ConfigError(f"{where}: is {values}; allowed are fields with values")
     if unknown := sorted(values.keys() - fields.keys()):
         raise ConfigError(f"{where}: unknown fields {unknown}; allowed are {sorted(fields)}")
+    sections: dict[str, Any] = {
+        name: field.type for name, field in fields.items() if dataclasses.is_dataclass(field.type)
+    }
+    if missing := sorted(sections.keys() - values.keys()):
+        raise ConfigError(f"{where}: no {', '.join(missing)}; allowed are configs with {', '.join(sections)}")
     made = {}
     for name, value in values.items():
-        field = fields[name]
-        if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
-            made[name] = _build(field.type, value, f"{where}.{name}")
+        if name in sections:
+            made[name] = _build(sections[name], value, f"{where}.{name}")
         else:
             made[name] = tuple(value) if isinstance(value, list) else value
     return cls(**made)
