@@ -46,9 +46,9 @@ def softmax_retrieval(
     """
     with jax.named_scope("softmax_retrieval"):
         flat = queries.reshape(-1, queries.shape[-1])
-        wanted = jnp.maximum(target.reshape(-1), 0)
-        loss = cross_entropy(flat, items, target=wanted, num_items=num_items)
+        loss = cross_entropy(flat, items, target=target.reshape(-1), num_items=num_items)
         if label_smoothing:
+            wanted = jnp.maximum(target.reshape(-1), 0)
             loss = loss + label_smoothing * _above_mean(flat, items, target=wanted, num_items=num_items)
         return masked_mean(loss.reshape(target.shape), target != PADDING)
 
