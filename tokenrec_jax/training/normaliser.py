@@ -19,8 +19,9 @@ from tokenrec_jax.types import PADDING
 CHUNK = 1024
 #: Rows a block at most: its logits, 64 MiB, stay in the vector memory of a TPU, those of a larger batch would not.
 BLOCK = 16384
-#: Rows a block at least, enough for matrix units; between the two, blocks are an eighth of the rows.
-SMALLEST_BLOCK = 512
+#: Rows a block at least, so that reading the items and launching a chunk's programs costs little beside its products.
+#: Between the two, blocks are an eighth of the rows.
+SMALLEST_BLOCK = 2048
 #: Logits whose exponentials neither overflow, all added up, nor vanish in float32.
 SMALL = 40.0
 
