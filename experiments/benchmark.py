@@ -5,6 +5,7 @@
 Suites:
   objectives  targets a second of the dense and the prompt objective
   dispatch    host work of a train step
+  softmax     the retrieval loss and its gradients against optax, targets of the config's batches
   inference   users a second against PyTorch and beam search; a config such as lastfm.py:paper-scratch:t5-small
   retrieval   exact search against faiss; reads nothing of the config
   serving     the server with 200 clients; serves the finished run in --workdir and reads nothing of the config
@@ -16,7 +17,7 @@ import pathlib
 from absl import flags
 
 from experiments import cli
-from experiments.suites import dispatch, inference, objectives, retrieval, serving
+from experiments.suites import dispatch, inference, objectives, retrieval, serving, softmax
 from experiments.suites.machine import machine
 from tokenrec_jax.types import ConfigError
 
@@ -24,6 +25,7 @@ _CONFIG = cli.define_config()
 _SUITES = {
     "objectives": objectives.measure,
     "dispatch": dispatch.measure,
+    "softmax": softmax.measure,
     "inference": inference.measure,
     "retrieval": retrieval.measure,
     "serving": serving.measure,

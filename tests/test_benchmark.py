@@ -3,7 +3,7 @@
 import numpy as np
 
 from experiments.configs import tiny
-from experiments.suites import dispatch, objectives, retrieval
+from experiments.suites import dispatch, objectives, retrieval, softmax
 from experiments.suites.machine import machine
 from tokenrec_jax.retrieval.index import ItemIndex
 
@@ -35,6 +35,18 @@ def test_dispatch(tmp_path, monkeypatch):
     found = dispatch.measure(config)
     assert found["arrays_in_state"] > 50
     assert found["host_seconds_per_call"] > 0
+
+
+def test_softmax_agrees_with_the_whole_matrix(tmp_path, monkeypatch):
+    monkeypatch.setattr(softmax, "BATCHES", 2)
+    config = small()
+    config.data.cache_dir = str(tmp_path)
+    config.llm.objective = "dense"
+    found = softmax.measure(config)
+    assert found["positions"] == 8 * config.data.max_history
+    assert 0 < found["share_with_target"] < 1
+    assert found["largest_difference"] < 1e-5
+    assert found["ratio"] == found["seconds"]["optax"] / found["seconds"]["ours"]
 
 
 def test_retrieval_compares_ids_and_seconds(monkeypatch):
