@@ -90,15 +90,18 @@ def baselines(
     if config.evaluation.graph == "known":
         known = graph_part(interactions, Split.TEST, config=config)
 
-    def ranked(settings: Mapping[str, Any], score: ScoreFunction) -> Tried:
-        return Tried(settings, score, split_output(score, interactions, Split.VALID, config=config))
+    def ranked(name: str, settings: Mapping[str, Any], score: ScoreFunction) -> Tried:
+        tried = Tried(settings, score, split_output(score, interactions, Split.VALID, config=config))
+        chosen = "".join(f" {key}={value:g}" for key, value in settings.items())
+        logging.info("%s%s %s=%.4g on validation", name, chosen, SELECTION_METRIC, tried.value)
+        return tried
 
     def on_both(best: Tried, make: Callable[..., ScoreFunction]) -> Baseline:
         score = best.score if known is training else make(known, **best.settings)
         test = split_output(score, interactions, Split.TEST, config=config)
         return Baseline({Split.VALID: best.valid, Split.TEST: test}, best.settings)
 
-    found["popularity"] = on_both(ranked({}, popularity(training)), popularity)
+    found["popularity"] = on_both(ranked("popularity", {}, popularity(training)), popularity)
     best = _best_neighbours(training, ranked)
     found["item_knn"] = on_both(best, lambda part, **chosen: item_knn(part, ItemKNN(**chosen)))
     if training.num_items <= MOST_ITEMS_OF_EASE:
@@ -109,7 +112,7 @@ def baselines(
 
 
 #: Ranks on validation what settings make.
-Rank = Callable[[Mapping[str, Any], ScoreFunction], Tried]
+Rank = Callable[[str, Mapping[str, Any], ScoreFunction], Tried]
 
 
 def _best_neighbours(training: Interactions, ranked: Rank) -> Tried:
@@ -121,13 +124,15 @@ def _best_neighbours(training: Interactions, ranked: Rank) -> Tried:
 
         def read(recency: float) -> Tried:
             settings = dataclasses.asdict(dataclasses.replace(chosen, recency=recency))
-            return ranked(settings, score_with_votes(votes, recency=recency))
+            return ranked("item_knn", settings, score_with_votes(votes, recency=recency))
 
         return climb(RECENCIES, read, start=FIRST_RECENCY)
 
     best = climb(SHRINKAGES, at, start=FIRST_SHRINKAGE)
     fewer = dataclasses.replace(ItemKNN(**best.settings), neighbours=FEW_NEIGHBOURS)
-    return max(best, ranked(dataclasses.asdict(fewer), item_knn(training, fewer)), key=lambda one: one.value)
+    return max(
+        best, ranked("item_knn", dataclasses.asdict(fewer), item_knn(training, fewer)), key=lambda one: one.value
+    )
 
 
 def _best_ease(training: Interactions, ranked: Rank) -> Tried:
@@ -137,7 +142,7 @@ def _best_ease(training: Interactions, ranked: Rank) -> Tried:
         weights = ease_weights(training, l2=l2)
 
         def read(recency: float) -> Tried:
-            return ranked({"l2": l2, "recency": recency}, score_with_weights(weights, recency=recency))
+            return ranked("ease", {"l2": l2, "recency": recency}, score_with_weights(weights, recency=recency))
 
         return climb(RECENCIES, read, start=FIRST_RECENCY)
 
