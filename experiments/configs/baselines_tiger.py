@@ -1,5 +1,8 @@
 """TIGER-style generator for each data set; the settings are guesses, none was tuned.
 
+LastFM, seed 0, codes of a TokenRec run, 63 minutes on a core: validation HR@10 / NDCG@10 0.0651 / 0.0361, test 0.0514 /
+0.0304.
+
 Command: python -m experiments.baseline --baseline=tiger --config=experiments/configs/baselines_tiger.py:lastfm
            --workdir=runs/tiger-lastfm [--codes=runs/lastfm]
 """
