@@ -12,7 +12,6 @@ from tokenrec_jax.baselines.sasrec import SASRec
 from tokenrec_jax.baselines.semantic_ids import SemanticIds, distinct, spectral_codes
 from tokenrec_jax.baselines.tiger import Tiger
 from tokenrec_jax.data.interactions import Interactions
-from tokenrec_jax.evaluation.comparability import training_part
 from tokenrec_jax.sharding import fetch
 from tokenrec_jax.training.finished import FinishedRun
 from tokenrec_jax.training.losses import softmax_retrieval
@@ -76,7 +75,7 @@ def semantic_ids(config: TigerRun, interactions: Interactions) -> SemanticIds:
     else:
         settings, book_size = config.model, config.model.book_size
         codes = spectral_codes(
-            training_part(interactions, config.evaluation.protocol),
+            interactions.without_last(config.evaluation.untrained),
             dim=settings.vector_dim,
             num_books=settings.num_books,
             book_size=book_size,

@@ -19,11 +19,17 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from experiments.baseline_config import BaselineConfig
-from experiments.evaluation import both_splits, rank_arrays, say_protocol, split_metrics, split_values
+from experiments.evaluation import (
+    held_out_splits,
+    rank_arrays,
+    ranked_splits,
+    say_protocol,
+    split_metrics,
+    split_values,
+)
 from tokenrec_jax.config import Config
 from tokenrec_jax.data.batches import train_batches
 from tokenrec_jax.data.interactions import Interactions
-from tokenrec_jax.evaluation.comparability import training_part
 from tokenrec_jax.evaluation.evaluator import ScoreFunction
 from tokenrec_jax.sharding import batch_sharding, make_mesh, put, replicated
 from tokenrec_jax.training.checkpoint import FINAL, CheckpointStore, Position
@@ -59,7 +65,7 @@ class Baseline:
 
 
 def run(baseline: Baseline, interactions: Interactions, *, config: BaselineConfig, workdir: Workdir) -> dict[str, Any]:
-    """Trains a baseline from where its directory stands, ranks both splits with its best and leaves result.json.
+    """Trains a baseline from where its directory stands, ranks what was held out with its best and leaves result.json.
 
     Args:
       baseline: the model.
@@ -83,7 +89,7 @@ def run(baseline: Baseline, interactions: Interactions, *, config: BaselineConfi
         score = model.score_function(state.params, state.buffers)
         return split_metrics(score, interactions, Split.VALID, config=loop_config)
 
-    training = training_part(interactions, config.evaluation.protocol)
+    training = interactions.without_last(config.evaluation.untrained)
     store = CheckpointStore(workdir.path)
     position = store.restore_position() or Position()
     writer = MetricWriter(workdir.path, resume_step=position.total_step)
@@ -99,25 +105,29 @@ def run(baseline: Baseline, interactions: Interactions, *, config: BaselineConfi
             step=model.train_step(),
             batches=train_batches(training, config=loop_config, stage=_STAGE),
             graph=_NO_GRAPH,
-            evaluate=validation,
+            evaluate=validation if Split.VALID in held_out_splits(loop_config) else None,
         )
-        run_stage(stage, state, position, config=loop_config, mesh=mesh, store=store, writer=writer)
-        logging.info("best at step %d of %d; ranking all users against all items", position.best_step, position.step)
-        best = store.restore_model(f"best_{_STAGE}", {"params": abstract.params, "buffers": abstract.buffers})
+        state = run_stage(stage, state, position, config=loop_config, mesh=mesh, store=store, writer=writer)
+        best, best_step = {"params": state.params, "buffers": state.buffers}, position.step
+        if stage.evaluate is not None:
+            best_step = position.best_step
+            best = store.restore_model(f"best_{_STAGE}", {"params": abstract.params, "buffers": abstract.buffers})
+        logging.info("best at step %d of %d; ranking all users against all items", best_step, position.step)
         store.save_model(FINAL, best)
     finally:
         writer.close()
         store.close()
     score = model.score_function(best["params"], best["buffers"])
-    outputs = both_splits(dict.fromkeys(Split, score), interactions, config=loop_config)
+    outputs = ranked_splits(dict.fromkeys(Split, score), interactions, config=loop_config)
     result = {
         "system": baseline.name,
         "dataset": interactions.name,
         "seed": config.seed,
         "protocol": config.evaluation.protocol,
         **split_values(outputs),
+        "held_out": config.evaluation.held_out,
         "baselines": {},
-        "best_step": position.best_step,
+        "best_step": best_step,
         "seconds": {"training": position.seconds[_STAGE]},
     }
     workdir.save_result(result, ranks=rank_arrays({baseline.name: outputs}))

@@ -2,7 +2,8 @@
 
   python -m experiments.evaluate --workdir=DIR --split=valid|test [--prompt=seen|unseen] [--output=DIR]
 
-With --output both splits are ranked, and their metrics and ranks are kept there as result.json and ranks.safetensors.
+With --output every split that is held out is ranked; metrics and ranks are kept there as result.json and
+ranks.safetensors.
 """
 
 import json
@@ -11,7 +12,14 @@ import pathlib
 from absl import flags
 
 from experiments import cli
-from experiments.evaluation import both_splits, model_scores, rank_arrays, split_metrics, split_values
+from experiments.evaluation import (
+    held_out_splits,
+    model_scores,
+    rank_arrays,
+    ranked_splits,
+    split_metrics,
+    split_values,
+)
 from experiments.training import SYSTEM
 from tokenrec_jax.recommender import Retriever
 from tokenrec_jax.training.finished import FinishedRun
@@ -27,10 +35,14 @@ def main() -> None:
     """Prints the metrics as JSON, and keeps them if asked to."""
     run = FinishedRun.open(cli.WORKDIR.value)
     config, interactions = run.config, run.interactions
+    held_out = held_out_splits(config)
+    if (_OUTPUT.value and not held_out) or (not _OUTPUT.value and _SPLIT.value not in held_out):
+        allowed = ", ".join(held_out) or "none, as this run was trained on everything"
+        raise ConfigError(f"--split={_SPLIT.value}: this run was trained on its items; allowed: {allowed}")
     retriever = Retriever(run.built, mesh=run.mesh)
     scores = model_scores(retriever, run.params, run.buffers, interactions, config=config, prompt=_PROMPT.value)
     if _OUTPUT.value:
-        outputs = both_splits(scores, interactions, config=config)
+        outputs = ranked_splits(scores, interactions, config=config)
         result = {"dataset": interactions.name, "seed": config.seed, "system": SYSTEM, "prompt": _PROMPT.value}
         result["graph"] = config.evaluation.graph
         result |= split_values(outputs)

@@ -13,7 +13,7 @@ from jaxtyping import Int
 from tokenrec_jax.baselines.dot_product import dot_product
 from tokenrec_jax.config import Config
 from tokenrec_jax.data.interactions import Interactions
-from tokenrec_jax.evaluation.comparability import PROTOCOL_NOTICES, evaluated_part, training_part
+from tokenrec_jax.evaluation.comparability import HELD_OUT_NOTICES, PROTOCOL_NOTICES, evaluated_part
 from tokenrec_jax.evaluation.evaluator import EvaluationOutput, ScoreFunction, evaluate
 from tokenrec_jax.evaluation.protocols import evaluation_batches
 from tokenrec_jax.numerics import normalize
@@ -32,18 +32,23 @@ def split_metrics(
     return split_output(score, interactions, split, config=config).metrics
 
 
-def both_splits(
+def held_out_splits(config: Config) -> tuple[Split, ...]:
+    """Returns the splits whose targets a run has not been trained on: validation and test, test alone, or none."""
+    return tuple(Split)[2 - config.evaluation.held_out :]
+
+
+def ranked_splits(
     scores: Mapping[Split, ScoreFunction], interactions: Interactions, *, config: Config
 ) -> dict[Split, EvaluationOutput]:
-    """Returns metrics and ranks of a system on both splits, for each of which it has a score function."""
-    return {split: split_output(scores[split], interactions, split, config=config) for split in Split}
+    """Returns metrics and ranks of a system, which has a score function for each split, on those that are held out."""
+    return {split: split_output(scores[split], interactions, split, config=config) for split in held_out_splits(config)}
 
 
 def graph_part(interactions: Interactions, split: Split, *, config: Config) -> Interactions:
     """Returns the interactions that a system without further training may rest on when it ranks a split."""
     if split is Split.TEST and config.evaluation.graph == "known":
         return interactions.without_last(1)
-    return training_part(interactions, config.evaluation.protocol)
+    return interactions.without_last(config.evaluation.untrained)
 
 
 def model_scores(
@@ -89,6 +94,8 @@ def say_protocol(config: Config) -> None:
     """Logs what has to be said of the protocol of a run, if anything."""
     if PROTOCOL_NOTICES[config.evaluation.protocol]:
         logging.warning("%s", PROTOCOL_NOTICES[config.evaluation.protocol])
+    if HELD_OUT_NOTICES[config.evaluation.held_out]:
+        logging.info("%s", HELD_OUT_NOTICES[config.evaluation.held_out])
 
 
 def split_values(outputs: Mapping[Split, EvaluationOutput]) -> dict[str, Any]:
@@ -106,7 +113,12 @@ def rank_arrays(systems: Mapping[str, Mapping[Split, EvaluationOutput]]) -> dict
 def make_evaluators(
     built: BuiltModel, retriever: Retriever, interactions: Interactions, *, config: Config
 ) -> dict[Stage, Evaluator]:
-    """Returns the validation of each stage that ranks items: by dot product of the graph encoder, or by query."""
+    """Returns the validation of each stage that ranks items: by dot product of the graph encoder, or by query.
+
+    None where the validation items are trained on.
+    """
+    if Split.VALID not in held_out_splits(config):
+        return {}
     vectors = graph_vectors(built, retriever.mesh)
 
     def collaborative(state: TrainState) -> dict[str, float]:

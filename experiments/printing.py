@@ -1,6 +1,6 @@
 """Prints results of a finished run as text."""
 
-from tokenrec_jax.evaluation.comparability import PROTOCOL_NOTICES
+from tokenrec_jax.evaluation.comparability import HELD_OUT_NOTICES, PROTOCOL_NOTICES
 from tokenrec_jax.training.workdir import Workdir
 
 _COLUMNS = ("hr@10", "ndcg@10", "hr@30", "coverage@10")
@@ -12,14 +12,19 @@ def print_result(workdir: Workdir) -> None:
     rows = {name: metrics["test"] for name, metrics in result["baselines"].items()}
     if "test" in result:
         rows[result.get("system", "TokenRec")] = result["test"]
-    notice = PROTOCOL_NOTICES[result.get("protocol", "honest")]
-    if notice:
-        print(f"\n{notice}")
+    for notice in (PROTOCOL_NOTICES[result.get("protocol", "honest")], HELD_OUT_NOTICES[result.get("held_out", 2)]):
+        if notice:
+            print(f"\n{notice}")
+    if rows:
+        _print_table(result, rows)
+    spent = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in result["seconds"].items())
+    print(f"training: {spent}")
+    print(f"results in {workdir.path}: result.json, metrics.jsonl, checkpoints/")
+
+
+def _print_table(result: dict, rows: dict[str, dict[str, float]]) -> None:
     known = ", vectors and counts rest on all that is older than a target" if result.get("graph") == "known" else ""
     print(f"\n{result['dataset']}, test split, full ranking, seed {result['seed']}{known}")
     print("  ".join([f"{'':12}", *(f"{name:>11}" for name in _COLUMNS)]))
     for name, metrics in rows.items():
         print("  ".join([f"{name:12}", *(f"{metrics[column]:11.4f}" for column in _COLUMNS)]))
-    spent = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in result["seconds"].items())
-    print(f"training: {spent}")
-    print(f"results in {workdir.path}: result.json, metrics.jsonl, checkpoints/")

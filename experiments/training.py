@@ -5,11 +5,12 @@ import pathlib
 from absl import logging
 
 from experiments.evaluation import (
-    both_splits,
     graph_scores,
+    held_out_splits,
     make_evaluators,
     model_scores,
     rank_arrays,
+    ranked_splits,
     say_protocol,
     split_values,
 )
@@ -17,7 +18,7 @@ from experiments.untrained import baselines
 from tokenrec_jax.config import Config
 from tokenrec_jax.data.interactions import Interactions
 from tokenrec_jax.data.sources import load_interactions
-from tokenrec_jax.evaluation.comparability import protocol_interactions, training_part
+from tokenrec_jax.evaluation.comparability import protocol_interactions
 from tokenrec_jax.processes import main_first
 from tokenrec_jax.recommender import Retriever
 from tokenrec_jax.sharding import make_mesh
@@ -37,7 +38,7 @@ def run(
     interactions: Interactions | None = None,
     donor: pathlib.Path | None = None,
 ) -> None:
-    """Trains and evaluates; leaves result.json. Goes on where a stopped run of the same directory stands.
+    """Trains and ranks what was held out; leaves result.json. Goes on where a stopped run of the same directory stands.
 
     Args:
       config: of the run.
@@ -53,7 +54,7 @@ def run(
         elif interactions is None:
             whole = load_interactions(config.data)
             interactions = protocol_interactions(whole, config.evaluation.protocol, config.seed)
-    training = training_part(interactions, config.evaluation.protocol)
+    training = interactions.without_last(config.evaluation.untrained)
     say_protocol(config)
     # Pretrained weights are read only for the first state.
     saved = workdir.language_model if workdir.has_state else None
@@ -69,18 +70,21 @@ def run(
         evaluators=make_evaluators(built, retriever, interactions, config=config),
         donor=donor,
     )
-    logging.info("ranking all users against all items, model and baselines")
     result: dict = {"dataset": interactions.name, "seed": config.seed, "protocol": config.evaluation.protocol}
-    result["graph"] = config.evaluation.graph
+    result |= {"graph": config.evaluation.graph, "held_out": config.evaluation.held_out, "baselines": {}}
+    result |= {"steps": trained.steps, "seconds": trained.seconds}
+    if not held_out_splits(config):
+        workdir.save_result(result)
+        return
+    logging.info("ranking all users against all items, model and baselines")
     systems = {}
     if Stage(config.stages[-1]) in (Stage.LLM, Stage.JOINT):
         state = trained.state
         scores = model_scores(retriever, state.params, state.buffers, interactions, config=config)
-        systems[SYSTEM] = both_splits(scores, interactions, config=config)
+        systems[SYSTEM] = ranked_splits(scores, interactions, config=config)
         result |= split_values(systems[SYSTEM])
     lightgcn = graph_scores(built, trained.state, interactions, config=config, mesh=mesh)
     rivals = baselines(lightgcn, interactions, config=config)
     result["baselines"] = {name: rival.values for name, rival in rivals.items()}
-    result["seconds"] = trained.seconds
     systems |= {name: rival.outputs for name, rival in rivals.items()}
     workdir.save_result(result, ranks=rank_arrays(systems))

@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import logging
 
-from experiments.evaluation import both_splits, graph_part, split_output, split_values
+from experiments.evaluation import graph_part, ranked_splits, split_output, split_values
 from tokenrec_jax.baselines.ease import ease, ease_weights, score_with_weights
 from tokenrec_jax.baselines.item_knn import ItemKNN, item_knn, knn_votes, score_with_votes
 from tokenrec_jax.baselines.popularity import popularity
@@ -82,7 +82,7 @@ def baselines(
       interactions: whole histories.
       config: of the run.
     """
-    found = {"lightgcn": Baseline(both_splits(lightgcn, interactions, config=config))}
+    found = {"lightgcn": Baseline(ranked_splits(lightgcn, interactions, config=config))}
     if not config.evaluation.baselines:
         return found
     training = graph_part(interactions, Split.VALID, config=config)

@@ -70,7 +70,8 @@ def test_a_run_leaves_what_the_readme_says(trained):
     assert first.item_attributes is not None and len(first.item_attributes[0]) == 3
     result = json.loads((workdir / "result.json").read_text())
     assert result["seed"] == 3
-    assert set(result) == {"dataset", "seed", "protocol", "graph", "valid", "test", "baselines", "seconds"}
+    about_the_run = {"dataset", "seed", "protocol", "graph", "held_out", "steps", "seconds"}
+    assert set(result) == {*about_the_run, "valid", "test", "baselines"}
     assert set(result["baselines"]) == {"popularity", "item_knn", "lightgcn", "ease"}
     assert result["baselines"]["ease"]["l2"] > 0
     assert set(result["seconds"]) == {"collaborative", "tokenizer", "llm"}
@@ -104,6 +105,22 @@ def test_evaluate_repeats_the_result_and_knows_the_unseen_prompt(trained):
     unseen = json.loads(command("evaluate", f"--workdir={workdir}", "--prompt=unseen").stdout)
     assert unseen["prompt"] == "unseen"
     assert unseen["mrr@30"] != result["test"]["mrr@30"]
+
+
+def test_a_refit_has_learned_from_the_validation_items_and_only_test_is_ranked(trained, tmp_path):
+    workdir, _, _ = trained
+    first = json.loads((workdir / "result.json").read_text())
+    done = command("refit", f"--run={workdir}", f"--workdir={tmp_path}/refit")
+    assert done.returncode == 0, done.stderr
+    assert "trained on everybody's validation item" in done.stdout
+    result = json.loads((tmp_path / "refit" / "result.json").read_text())
+    assert result["steps"] == first["steps"] and result["held_out"] == 1
+    assert "valid" not in result and result["test"]["users"] == first["test"]["users"]
+    assert result["test"]["mrr@30"] != first["test"]["mrr@30"]
+    again = command("evaluate", f"--workdir={tmp_path}/refit", "--split=test")
+    assert json.loads(again.stdout)["mrr@30"] == result["test"]["mrr@30"]
+    refused = command("evaluate", f"--workdir={tmp_path}/refit", "--split=valid")
+    assert refused.returncode == 1 and "this run was trained on its items; allowed: test" in refused.stderr
 
 
 def test_a_bundle_is_a_run_that_only_recommends(trained, tmp_path):
@@ -169,6 +186,7 @@ FAILURES = {
     "unknown user": ("recommend", ["--workdir={workdir}", "--user=nobody"], "user 'nobody': not among"),
     "no user": ("recommend", ["--workdir={workdir}"], "--user: not given"),
     "no run": ("recommend", ["--workdir={tmp}/nothing", "--user=1"], "holds no run"),
+    "refit of nothing": ("refit", ["--workdir={tmp}/new"], "--run: not given"),
     "unfinished run": ("evaluate", ["--workdir={tmp}/begun"], "the run has not finished"),
     "no config": ("train", ["--workdir={tmp}/new"], "--config: not given"),
     "no config file": ("train", ["--config=nowhere.py", "--workdir={tmp}/new"], "nowhere.py"),

@@ -232,6 +232,8 @@ class StageConfig:
 
     # Optimizer steps.
     steps: int = 1000
+    # Step after which the stage ends although its learning rate is planned for `steps`; 0: it goes on to `steps`.
+    stop_at: int = 0
     # Examples a step, over all devices: interactions, table rows or histories.
     batch_size: int = 512
     # Parts that a batch is cut into, whose gradients are summed one after another: less memory, the same gradient. In
@@ -305,10 +307,19 @@ class EvaluationConfig:
     baselines: bool = True
     # One of PROTOCOLS: leave-one-out as it should be, or one of two for comparison only; see evaluation/protocols.py.
     protocol: str = "honest"
+    # Newest interactions of each user that nothing is trained on. 2: the last is the test item, the one before it the
+    # validation item, which chooses the best step of a stage. 1: the test item alone, and 0: none; then stages end with
+    # the model of their last step. `experiments.refit` sets this.
+    held_out: int = 2
     # One of GRAPHS, the interactions that vectors and codes rest on when the test split is ranked, with the weights as
     # they were trained: those of the training, or all that are older than a target, which adds everybody's validation
     # item (the paper's way to take new interactions in, §IV-D). The counts of the baselines of a run rest on them, too.
     graph: str = "training"
+
+    @property
+    def untrained(self) -> int:
+        """Newest interactions of each user that training leaves out: `reference` trains on the validation item."""
+        return min(self.held_out, 1) if self.protocol == "reference" else self.held_out
 
 
 @dataclasses.dataclass

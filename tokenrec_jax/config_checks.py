@@ -106,6 +106,11 @@ def validate(config: Config) -> None:
     for name in Stage:
         stage_config = config.stage(name)
         at_least(f"train.{name}.steps", stage_config.steps, 1)
+        if not 0 <= stage_config.stop_at <= stage_config.steps:
+            raise ConfigError(
+                f"train.{name}.stop_at is {stage_config.stop_at}; allowed is 0 to train.{name}.steps = "
+                f"{stage_config.steps}"
+            )
         at_least(f"train.{name}.batch_size", stage_config.batch_size, 1)
         at_least(f"train.{name}.accumulate", stage_config.accumulate, 1)
         # A batch of JOINT has parts of the size of the first two stages.
@@ -125,6 +130,13 @@ def validate(config: Config) -> None:
         at_least(f"mesh.{axis}", getattr(config.mesh, axis), 0 if axis == "data" else 1)
     one_of("evaluation.protocol", config.evaluation.protocol, PROTOCOLS)
     one_of("evaluation.graph", config.evaluation.graph, GRAPHS)
+    if config.evaluation.held_out not in (0, 1, 2):
+        raise ConfigError(f"evaluation.held_out is {config.evaluation.held_out}; allowed: 2, 1, 0")
+    if config.evaluation.held_out < 2 and config.evaluation.baselines:
+        raise ConfigError(
+            f"evaluation.baselines is on with evaluation.held_out {config.evaluation.held_out}; allowed with it: off, "
+            "as their settings are chosen on the validation items"
+        )
     at_least("evaluation.batch_size", config.evaluation.batch_size, 1)
     if 10 not in config.evaluation.cutoffs:
         raise ConfigError(f"evaluation.cutoffs is {config.evaluation.cutoffs}; allowed are sets that hold 10")

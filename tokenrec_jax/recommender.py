@@ -69,7 +69,9 @@ class Recommender:
         self._searcher = Searcher(retriever, config=config)
         self._grower = Grower(retriever.built, config=config, mesh=mesh, headroom=headroom)
         self._changes = threading.Lock()
-        catalogue = Catalogue.of_run(interactions, graph=graph or interactions.without_last(2))
+        catalogue = Catalogue.of_run(
+            interactions, graph=graph or interactions.without_last(config.evaluation.untrained)
+        )
         self._state = self._make_state(catalogue, params, buffers, None)
 
     @classmethod

@@ -11,6 +11,7 @@ from experiments.reporting import plots
 from experiments.reporting.metrics import codebook_use, loss_panels, read_events, sharing, validation_panels
 from experiments.reporting.page import figure_of, folded, page, section, table_of, text
 from experiments.reporting.plots import Point
+from tokenrec_jax.evaluation.comparability import HELD_OUT_NOTICES
 from tokenrec_jax.evaluation.statistics import Interval, interval, per_user
 from tokenrec_jax.types import Split
 
@@ -26,14 +27,15 @@ def run_page(folder: pathlib.Path) -> str:
     finished = (folder / "result.json").is_file()
     system, measurements = read_measurements(folder) if finished else ("", ())
     result = json.loads((folder / "result.json").read_text(encoding="utf-8")) if finished else {}
+    held_out = HELD_OUT_NOTICES[result.get("held_out", 2)]
     spent = ", ".join(f"{stage} {seconds / 60:.1f} min" for stage, seconds in result.get("seconds", {}).items())
     title = f"{system or 'run'} on {result.get('dataset') or config.get('data.source', 'data')}"
     return page(
         title,
         [
-            *(text(notice, kind="notice") for notice in notices(measurements)),
+            *(text(notice, kind="notice") for notice in [*notices(measurements), *filter(None, [held_out])]),
             text(f"Seed {config.get('seed', 0)}; training: {spent}." if finished else "This run has not finished."),
-            section("Results", *(table_of(_table(measurements, split)) for split in _SPLITS if measurements)),
+            section("Results", *(table_of(table) for split in _SPLITS if (table := _table(measurements, split)).rows)),
             section("Accuracy against catalogue coverage", _scatter(measurements)),
             section("Training", *_curves(events)),
             section("Codebooks", _codebooks(events, book_size=int(config.get("tokenizer.book_size", 0)))),

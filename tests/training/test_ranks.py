@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from experiments.configs import tiny
-from experiments.evaluation import both_splits, say_protocol
+from experiments.evaluation import ranked_splits, say_protocol
 from experiments.printing import print_result
 from experiments.training import SYSTEM, run
 from experiments.untrained import baselines
@@ -104,7 +104,7 @@ def test_under_the_reference_protocol_both_splits_are_ranked_as_test():
     honest, flawed = {}, {}
     for found, protocol in ((honest, "honest"), (flawed, "reference")):
         made.evaluation.protocol = protocol
-        found.update(both_splits(dict.fromkeys(Split, score), data, config=made))
+        found.update(ranked_splits(dict.fromkeys(Split, score), data, config=made))
     np.testing.assert_array_equal(flawed[Split.VALID].ranks, flawed[Split.TEST].ranks)
     np.testing.assert_array_equal(flawed[Split.TEST].ranks, honest[Split.TEST].ranks)
     assert not np.array_equal(honest[Split.VALID].ranks, honest[Split.TEST].ranks)

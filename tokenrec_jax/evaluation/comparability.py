@@ -4,9 +4,9 @@
   ties_shuffled  interactions of one moment, whose order a data set invented, are put in random order before the split
   reference      what the reference code of TokenRec measures; flawed, and never a figure of ours
 
-A run applies a protocol in three places, each a function: the order of the data before anything is split
-(`protocol_interactions`), what may be trained on (`training_part`), what is ranked (`evaluated_part`). For the honest
-protocol all three are the plain thing.
+A run applies a protocol in three places: the order of the data before anything is split (`protocol_interactions`), what
+may be trained on (`EvaluationConfig.untrained`), what is ranked (`evaluated_part`). For the honest protocol all three
+are the plain thing.
 """
 
 import dataclasses
@@ -30,6 +30,14 @@ PROTOCOL_NOTICES: Mapping[str, str] = {
 
 #: Items of a history that the reference code keeps, the oldest ones, its target last among them.
 REFERENCE_HISTORY = 51
+
+#: What every output of a run has to say of the interactions that it left out of its training, by their number.
+HELD_OUT_NOTICES: Mapping[int, str] = {
+    2: "",
+    1: "trained on everybody's validation item, too: compare with figures of systems that were, as EASE's and "
+    "item-kNN's are with evaluation.graph=known",
+    0: "trained on all interactions: nothing is left to measure",
+}
 
 
 def protocol_interactions(interactions: Interactions, protocol: str, seed: int) -> Interactions:
@@ -62,12 +70,6 @@ def protocol_interactions(interactions: Interactions, protocol: str, seed: int) 
     group = _tie_groups(interactions, rng=rng)
     order = np.lexsort((rng.random(len(group)), group))
     return dataclasses.replace(interactions, items=interactions.items[order])
-
-
-def training_part(interactions: Interactions, protocol: str) -> Interactions:
-    """Returns what may be trained on: all but the last two items of a user; `reference` keeps the validation item."""
-    _check(protocol)
-    return interactions.without_last(1 if protocol == "reference" else 2)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -45,7 +45,9 @@ class FinishedRun:
         config = workdir.config()
         interactions = workdir.interactions()
         mesh = make_mesh(MeshConfig())
-        built = build_model(config, interactions.without_last(2), mesh=mesh, saved=workdir.language_model)
+        built = build_model(
+            config, interactions.without_last(config.evaluation.untrained), mesh=mesh, saved=workdir.language_model
+        )
         store = CheckpointStore(workdir.path)
         model = store.restore_model(FINAL, abstract_model(built.definition, mesh))
         store.close()
@@ -57,6 +59,6 @@ class FinishedRun:
         With `evaluation.graph=known` those are all, what the run was validated and tested with included.
         """
         if self.config.evaluation.graph == "training":
-            return self.buffers, self.interactions.without_last(2)
+            return self.buffers, self.interactions.without_last(self.config.evaluation.untrained)
         among = buffers_among(self.built, self.params, self.buffers, self.interactions, mesh=self.mesh)
         return among, self.interactions

@@ -76,7 +76,7 @@ def run_stage(
       StoppedError: SIGINT or SIGTERM came, to any process; the state of the last step is saved.
     """
     settings = config.stage(run.stage)
-    num_steps = settings.steps
+    num_steps = settings.stop_at or settings.steps
     if position.data:
         run.batches.set_state(position.data)
     started, before = time.monotonic(), position.seconds.get(run.stage, 0.0)

@@ -29,10 +29,12 @@ class Reused:
     Attributes:
       state: its first state, parameters and buffers of the shared stages in it.
       seconds: what the other run spent in each of these stages, by name.
+      kept: step of the model that each of them handed on; none of runs from before that was written down.
     """
 
     state: TrainState
     seconds: dict[str, float]
+    kept: dict[str, int]
 
 
 def shared_stages(config: Config, other: Config) -> tuple[Stage, ...]:
@@ -75,18 +77,19 @@ def reuse(state: TrainState, donor: pathlib.Path, *, training: Interactions, con
     workdir = Workdir.open_finished(str(donor))
     other = workdir.config()
     stages = shared_stages(config, other)
-    theirs = workdir.interactions().without_last(2)
+    theirs = workdir.interactions().without_last(other.evaluation.untrained)
     if not _same_data(training, theirs):
         stages = ()
     logging.info("from %s: %s", donor, ", ".join(stages) or "nothing, as data, seed or first stage differ")
     if not stages:
-        return Reused(state=state, seconds={})
+        return Reused(state=state, seconds={}, kept={})
     built = build_model(other, theirs, mesh=mesh, saved=workdir.language_model)
     store = CheckpointStore(donor)
     model = store.restore_model(FINAL, abstract_model(built.definition, mesh))
     store.close()
     groups = [group for stage in stages for group in TRAINED[stage]]
-    spent = workdir.result()["seconds"]
+    result = workdir.result()
+    spent, kept = result["seconds"], result.get("steps", {})
     return Reused(
         state=dataclasses.replace(
             state,
@@ -97,6 +100,7 @@ def reuse(state: TrainState, donor: pathlib.Path, *, training: Interactions, con
             },
         ),
         seconds={str(stage): spent[stage] for stage in stages if stage in spent},
+        kept={str(stage): kept[stage] for stage in stages if stage in kept},
     )
 
 

@@ -34,10 +34,13 @@ class TrainedModel:
     Attributes:
       state: parameters and buffers after the last stage; its optimizer moments mean nothing.
       seconds: time spent in each stage, by name.
+      steps: after how many steps each stage had the model that it handed on, by name: the best on validation, or the
+        last where nothing is evaluated.
     """
 
     state: TrainState
     seconds: dict[str, float]
+    steps: dict[str, int]
 
 
 def train(
@@ -76,7 +79,7 @@ def train(
             state = init_state(built.definition, seed=config.seed, mesh=mesh, pretrained=built.pretrained)
             if donor is not None:
                 reused = reuse(state, donor, training=training, config=config, mesh=mesh)
-                state, position.seconds = reused.state, reused.seconds
+                state, position.seconds, position.kept = reused.state, reused.seconds, reused.kept
                 position.stage = len(reused.seconds)
             state = _begin(built, state, config=config, mesh=mesh, stage=stages[position.stage])
         else:
@@ -93,7 +96,7 @@ def train(
                 # A run that is killed early in the next stage need not repeat the end of this one.
                 store.save(state, position)
         store.save_model(FINAL, {"params": state.params, "buffers": state.buffers})
-        return TrainedModel(state=state, seconds=position.seconds)
+        return TrainedModel(state=state, seconds=position.seconds, steps=position.kept)
     finally:
         writer.close()
         store.close()
@@ -147,6 +150,7 @@ def _train_stage(
         state = run_stage(run, state, position, config=config, mesh=mesh, store=store, writer=writer)
     else:
         logging.info("stage %s: nothing to train with tokenizer.kind=%s", stage, config.tokenizer.kind)
+    position.kept[stage] = position.step if evaluate is None else position.best_step
     if evaluate is not None:
         logging.info("stage %s: best at step %d of %d", stage, position.best_step, position.step)
         best = store.restore_model(f"best_{stage}", abstract_model(built.definition, mesh))
