@@ -66,6 +66,12 @@ class BaselineConfig:
             checkpoint_every=self.training.checkpoint_every,
         )
         validate(config)
+        held_out, stop_at = self.evaluation.held_out, self.training.optimization.stop_at
+        if held_out < 2 and not stop_at:
+            raise ConfigError(
+                f"evaluation.held_out is {held_out} and training.optimization.stop_at 0; with it, allowed is the step "
+                "that another run chose on validation"
+            )
         return config
 
 

@@ -11,7 +11,8 @@ from experiments.baseline_training import Baseline
 from tokenrec_jax.baselines.sasrec import SASRec
 from tokenrec_jax.baselines.semantic_ids import SemanticIds, distinct, spectral_codes
 from tokenrec_jax.baselines.tiger import Tiger
-from tokenrec_jax.data.interactions import Interactions
+from tokenrec_jax.config import EvaluationConfig
+from tokenrec_jax.data.interactions import Interactions, training_part
 from tokenrec_jax.sharding import fetch
 from tokenrec_jax.training.finished import FinishedRun
 from tokenrec_jax.training.losses import softmax_retrieval
@@ -71,11 +72,11 @@ def semantic_ids(config: TigerRun, interactions: Interactions) -> SemanticIds:
       ConfigError: the run has not finished, or is about other items.
     """
     if config.codes:
-        codes, book_size = _codes_of_run(config.codes, interactions)
+        codes, book_size = _codes_of_run(config.codes, interactions, config.evaluation)
     else:
         settings, book_size = config.model, config.model.book_size
         codes = spectral_codes(
-            interactions.without_last(config.evaluation.untrained),
+            training_part(interactions, config.evaluation),
             dim=settings.vector_dim,
             num_books=settings.num_books,
             book_size=book_size,
@@ -91,7 +92,9 @@ def semantic_ids(config: TigerRun, interactions: Interactions) -> SemanticIds:
     return ids
 
 
-def _codes_of_run(path: str, interactions: Interactions) -> tuple[Int[np.ndarray, "items book"], int]:
+def _codes_of_run(
+    path: str, interactions: Interactions, evaluation: EvaluationConfig
+) -> tuple[Int[np.ndarray, "items book"], int]:
     """Returns the codes of the items that a finished run was trained to, and how many codes a book has.
 
     Not those of `Recommender.load`, which may rest on the held-out items that the baseline is to be ranked on.
@@ -99,4 +102,8 @@ def _codes_of_run(path: str, interactions: Interactions) -> tuple[Int[np.ndarray
     run = FinishedRun.open(path)
     if run.interactions.item_ids != interactions.item_ids:
         raise ConfigError(f"--codes={path}: a run on other items; give one on {interactions.name}, with the same items")
+    if run.config.evaluation.untrained < evaluation.untrained:
+        raise ConfigError(
+            f"--codes={path}: trained on items that are held out here; give a run that holds them out, too"
+        )
     return fetch(run.buffers["tables"]["item_codes"])[: interactions.num_items], run.config.tokenizer.book_size

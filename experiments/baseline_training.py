@@ -29,7 +29,7 @@ from experiments.evaluation import (
 )
 from tokenrec_jax.config import Config
 from tokenrec_jax.data.batches import train_batches
-from tokenrec_jax.data.interactions import Interactions
+from tokenrec_jax.data.interactions import Interactions, training_part
 from tokenrec_jax.evaluation.evaluator import ScoreFunction
 from tokenrec_jax.sharding import batch_sharding, make_mesh, put, replicated
 from tokenrec_jax.training.checkpoint import FINAL, CheckpointStore, Position
@@ -89,7 +89,7 @@ def run(baseline: Baseline, interactions: Interactions, *, config: BaselineConfi
         score = model.score_function(state.params, state.buffers)
         return split_metrics(score, interactions, Split.VALID, config=loop_config)
 
-    training = interactions.without_last(config.evaluation.untrained)
+    training = training_part(interactions, config.evaluation)
     store = CheckpointStore(workdir.path)
     position = store.restore_position() or Position()
     writer = MetricWriter(workdir.path, resume_step=position.total_step)

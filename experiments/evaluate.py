@@ -28,7 +28,7 @@ from tokenrec_jax.types import ConfigError, Split
 
 _SPLIT = flags.DEFINE_enum("split", "test", [str(split) for split in Split], "Held-out interactions to rank.")
 _PROMPT = flags.DEFINE_enum("prompt", "seen", ["seen", "unseen"], "Prompt template.")
-_OUTPUT = flags.DEFINE_string("output", "", "Directory to keep metrics and ranks of both splits in.")
+_OUTPUT = flags.DEFINE_string("output", "", "Directory to keep metrics and ranks of all held-out splits in.")
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
     run = FinishedRun.open(cli.WORKDIR.value)
     config, interactions = run.config, run.interactions
     held_out = held_out_splits(config)
-    if (_OUTPUT.value and not held_out) or (not _OUTPUT.value and _SPLIT.value not in held_out):
+    if _SPLIT.value not in held_out:
         allowed = ", ".join(held_out) or "none, as this run was trained on everything"
         raise ConfigError(f"--split={_SPLIT.value}: this run was trained on its items; allowed: {allowed}")
     retriever = Retriever(run.built, mesh=run.mesh)
@@ -44,7 +44,7 @@ def main() -> None:
     if _OUTPUT.value:
         outputs = ranked_splits(scores, interactions, config=config)
         result = {"dataset": interactions.name, "seed": config.seed, "system": SYSTEM, "prompt": _PROMPT.value}
-        result["graph"] = config.evaluation.graph
+        result |= {name: getattr(config.evaluation, name) for name in ("protocol", "graph", "held_out")}
         result |= split_values(outputs)
         output = Workdir(pathlib.Path(_OUTPUT.value))
         try:

@@ -12,7 +12,7 @@ from jaxtyping import Int
 
 from tokenrec_jax.baselines.dot_product import dot_product
 from tokenrec_jax.config import Config
-from tokenrec_jax.data.interactions import Interactions
+from tokenrec_jax.data.interactions import Interactions, training_part
 from tokenrec_jax.evaluation.comparability import HELD_OUT_NOTICES, PROTOCOL_NOTICES, evaluated_part
 from tokenrec_jax.evaluation.evaluator import EvaluationOutput, ScoreFunction, evaluate
 from tokenrec_jax.evaluation.protocols import evaluation_batches
@@ -48,7 +48,7 @@ def graph_part(interactions: Interactions, split: Split, *, config: Config) -> I
     """Returns the interactions that a system without further training may rest on when it ranks a split."""
     if split is Split.TEST and config.evaluation.graph == "known":
         return interactions.without_last(1)
-    return interactions.without_last(config.evaluation.untrained)
+    return training_part(interactions, config.evaluation)
 
 
 def model_scores(
@@ -115,7 +115,7 @@ def make_evaluators(
 ) -> dict[Stage, Evaluator]:
     """Returns the validation of each stage that ranks items: by dot product of the graph encoder, or by query.
 
-    None where the validation items are trained on.
+    Empty where the validation items are trained on.
     """
     if Split.VALID not in held_out_splits(config):
         return {}

@@ -9,6 +9,7 @@ command again to resume.
 """
 
 import copy
+import pathlib
 
 from absl import flags, logging
 
@@ -28,7 +29,9 @@ def main() -> None:
     """Trains and reports."""
     if not _RUN.value:
         raise ConfigError("--run: not given; name the working directory of a finished run")
-    source = Workdir.open_finished(_RUN.value)
+    source = Workdir.open_finished(_RUN.value, flag="--run")
+    if pathlib.Path(cli.WORKDIR.value).resolve() == source.path.resolve():
+        raise ConfigError(f"--workdir={cli.WORKDIR.value}: is the run itself; give a new directory")
     config = refit_config(source, held_out=int(_HELD_OUT.value))
     workdir = Workdir.start(cli.WORKDIR.value, config)
     if not workdir.finished:
@@ -46,8 +49,11 @@ def refit_config(source: Workdir, *, held_out: int) -> Config:
       held_out: see `EvaluationConfig.held_out`.
 
     Raises:
-      ConfigError: the run is a refit itself, or from before runs wrote down which steps they chose.
+      ConfigError: the run is a baseline or a refit itself, chose its steps on test, or does not say which ones.
     """
+    result = source.result()
+    if "system" in result:
+        raise ConfigError(f"--run={source.path}: is a {result['system']}; allowed are runs of experiments.train")
     config = copy.deepcopy(source.config())
     if config.evaluation.held_out < 2:
         raise ConfigError(
@@ -55,11 +61,11 @@ def refit_config(source: Workdir, *, held_out: int) -> Config:
         )
     if config.evaluation.protocol == "reference":
         raise ConfigError(f"--run={source.path}: protocol reference chose its steps by the test items; allowed: others")
-    steps = source.result().get("steps", {})
+    steps = result.get("steps", {})
     if missing := [name for name in config.stages if name not in steps]:
         raise ConfigError(
             f"{source.path / 'result.json'}: does not say after how many steps {', '.join(missing)} was best; "
-            "train the run again, without --reuse from a run that lacks it too"
+            "it, or the run that it reused, was begun before that was written down; train it again"
         )
     for name in config.stages:
         getattr(config.train, name).stop_at = steps[name]

@@ -16,7 +16,7 @@ from experiments.evaluation import (
 )
 from experiments.untrained import baselines
 from tokenrec_jax.config import Config
-from tokenrec_jax.data.interactions import Interactions
+from tokenrec_jax.data.interactions import Interactions, training_part
 from tokenrec_jax.data.sources import load_interactions
 from tokenrec_jax.evaluation.comparability import protocol_interactions
 from tokenrec_jax.processes import main_first
@@ -54,7 +54,7 @@ def run(
         elif interactions is None:
             whole = load_interactions(config.data)
             interactions = protocol_interactions(whole, config.evaluation.protocol, config.seed)
-    training = interactions.without_last(config.evaluation.untrained)
+    training = training_part(interactions, config.evaluation)
     say_protocol(config)
     # Pretrained weights are read only for the first state.
     saved = workdir.language_model if workdir.has_state else None

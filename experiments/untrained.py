@@ -34,7 +34,7 @@ MOST_ITEMS_OF_EASE = 15_000
 
 @dataclasses.dataclass(frozen=True)
 class Baseline:
-    """A baseline on both splits.
+    """A baseline on the splits that are held out.
 
     Attributes:
       outputs: metrics and ranks.
@@ -73,7 +73,7 @@ class Tried:
 def baselines(
     lightgcn: Mapping[Split, ScoreFunction], interactions: Interactions, *, config: Config
 ) -> dict[str, Baseline]:
-    """Returns the baselines on both splits, by name. Settings are chosen on validation.
+    """Returns the baselines on the splits that are held out, by name. Settings are chosen on validation.
 
     EASE is left out where its table of all pairs would be too large; all but LightGCN, where the config says so.
 

@@ -119,7 +119,8 @@ def test_a_refit_has_learned_from_the_validation_items_and_only_test_is_ranked(t
     assert result["test"]["mrr@30"] != first["test"]["mrr@30"]
     again = command("evaluate", f"--workdir={tmp_path}/refit", "--split=test")
     assert json.loads(again.stdout)["mrr@30"] == result["test"]["mrr@30"]
-    refused = command("evaluate", f"--workdir={tmp_path}/refit", "--split=valid")
+    refused = command("evaluate", f"--workdir={tmp_path}/refit", "--split=valid", f"--output={tmp_path}/kept")
+    assert not (tmp_path / "kept").exists()
     assert refused.returncode == 1 and "this run was trained on its items; allowed: test" in refused.stderr
 
 
@@ -186,6 +187,8 @@ FAILURES = {
     "unknown user": ("recommend", ["--workdir={workdir}", "--user=nobody"], "user 'nobody': not among"),
     "no user": ("recommend", ["--workdir={workdir}"], "--user: not given"),
     "no run": ("recommend", ["--workdir={tmp}/nothing", "--user=1"], "holds no run"),
+    "refit in place": ("refit", ["--run={workdir}", "--workdir={workdir}/../shop"], "is the run itself"),
+    "refit of nothing there": ("refit", ["--run={tmp}", "--workdir={tmp}/new"], "--run={tmp}: holds no run"),
     "refit of nothing": ("refit", ["--workdir={tmp}/new"], "--run: not given"),
     "unfinished run": ("evaluate", ["--workdir={tmp}/begun"], "the run has not finished"),
     "no config": ("train", ["--workdir={tmp}/new"], "--config: not given"),
@@ -218,5 +221,6 @@ def test_failures_are_one_line_and_exit_status_one(trained, tmp_path, name):
     done = command(module, *(argument.format(workdir=workdir, tmp=tmp_path) for argument in arguments))
     assert done.returncode == 1
     lines = [line for line in done.stderr.splitlines() if not line.startswith("[")]
-    assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0], done.stderr
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    assert message.format(tmp=tmp_path) in lines[0]
     assert not (tmp_path / "new" / "dataset").exists()

@@ -1,5 +1,6 @@
 """A refit has the settings of its run, the steps that its run chose, and more to learn from."""
 
+import html
 import json
 
 import numpy as np
@@ -9,9 +10,11 @@ from experiments.configs import tiny
 from experiments.evaluation import held_out_splits
 from experiments.printing import print_result
 from experiments.refit import refit_config
+from experiments.reporting.run_page import run_page
 from experiments.training import run
 from tokenrec_jax.config import Config, to_json
-from tokenrec_jax.data.graph import inverse_sqrt_degree
+from tokenrec_jax.data.graph import build_graph, inverse_sqrt_degree
+from tokenrec_jax.evaluation.comparability import HELD_OUT_NOTICES
 from tokenrec_jax.training.finished import FinishedRun
 from tokenrec_jax.training.workdir import Workdir
 from tokenrec_jax.types import ConfigError, Split
@@ -41,7 +44,7 @@ def test_stages_stop_where_validation_chose_and_all_else_is_the_run(tmp_path):
     [
         ("held_out", 1, CHOSEN, "trained on its validation items itself"),
         ("protocol", "reference", CHOSEN, "chose its steps by the test items"),
-        ("graph", "known", {"collaborative": 20}, "after how many steps tokenizer, llm was best"),
+        ("held_out", 2, {"collaborative": 20}, "after how many steps tokenizer, llm was best"),
     ],
 )
 def test_runs_that_cannot_be_refitted_are_refused(tmp_path, field, value, steps, message):
@@ -50,6 +53,11 @@ def test_runs_that_cannot_be_refitted_are_refused(tmp_path, field, value, steps,
     setattr(config.evaluation, field, value)
     with pytest.raises(ConfigError, match=message):
         refit_config(finished(tmp_path, config, steps=steps), held_out=1)
+
+
+def test_a_baseline_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="is a sasrec; allowed are runs of experiments"):
+        refit_config(finished(tmp_path, tiny.get_config(), system="sasrec"), held_out=1)
 
 
 def test_a_split_is_ranked_only_if_it_was_held_out():
@@ -77,10 +85,12 @@ def test_a_stage_ends_early_and_learns_from_all_but_what_is_held_out(tmp_path, c
     np.testing.assert_array_equal(
         reopened.buffers["tables"]["inverse_sqrt_degree"], inverse_sqrt_degree(whole.without_last(held_out))
     )
-    assert reopened.built.graph.n_edge[0] >= 2 * len(whole.without_last(held_out).items)
+    assert reopened.built.graph.n_edge[0] == build_graph(whole.without_last(held_out)).n_edge[0]
     capsys.readouterr()
     print_result(workdir)
+    page = html.unescape(run_page(workdir.path))
     printed = capsys.readouterr().out
-    assert ("nothing is left to measure" in printed) == (held_out == 0)
-    assert ("validation item, too" in printed) == (held_out == 1)
+    for output in (printed, page):
+        said = [number for number in (1, 0) if HELD_OUT_NOTICES[number] in output]
+        assert said == ([held_out] if held_out < 2 else [])
     assert ("lightgcn" in printed) == (held_out > 0)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Int
 
 from tokenrec_jax.answers import Added, Explanation, Neighbour, Recommendation
 from tokenrec_jax.config import Config
-from tokenrec_jax.data.interactions import Interactions
+from tokenrec_jax.data.interactions import Interactions, training_part
 from tokenrec_jax.evaluation.evaluator import ScoreFunction
 from tokenrec_jax.explaining import explanation
 from tokenrec_jax.growth.catalogue import Catalogue
@@ -69,9 +69,7 @@ class Recommender:
         self._searcher = Searcher(retriever, config=config)
         self._grower = Grower(retriever.built, config=config, mesh=mesh, headroom=headroom)
         self._changes = threading.Lock()
-        catalogue = Catalogue.of_run(
-            interactions, graph=graph or interactions.without_last(config.evaluation.untrained)
-        )
+        catalogue = Catalogue.of_run(interactions, graph=graph or training_part(interactions, config.evaluation))
         self._state = self._make_state(catalogue, params, buffers, None)
 
     @classmethod

@@ -4,6 +4,7 @@ A *system* is what ranked: `tokenrec`, a trained baseline, or one of those that 
 """
 
 import dataclasses
+import itertools
 import json
 import pathlib
 from collections.abc import Iterable
@@ -14,7 +15,7 @@ from jaxtyping import Int
 
 from experiments.ablation.plan import Job
 from experiments.training import SYSTEM as OURS
-from tokenrec_jax.evaluation.comparability import PROTOCOL_NOTICES
+from tokenrec_jax.evaluation.comparability import HELD_OUT_NOTICES, PROTOCOL_NOTICES
 from tokenrec_jax.training.workdir import Workdir
 from tokenrec_jax.types import ConfigError, Split
 
@@ -33,6 +34,7 @@ class Measurement:
       ranks: of each user's target; None where the run kept none.
       users: whom the ranks belong to; None where the run kept none.
       protocol: of the run.
+      held_out: newest interactions of each user that the run did not train on.
     """
 
     system: str
@@ -41,6 +43,7 @@ class Measurement:
     ranks: Int[np.ndarray, " users"] | None = None
     users: Int[np.ndarray, " users"] | None = None
     protocol: str = HONEST
+    held_out: int = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +102,7 @@ def read_measurements(folder: pathlib.Path) -> tuple[str, tuple[Measurement, ...
             ranks=ranks.get(f"{name}/{split}"),
             users=ranks.get(f"users/{split}"),
             protocol=result.get("protocol", HONEST),
+            held_out=result.get("held_out", 2),
         )
         for name, of_system in systems.items()
         for split in Split
@@ -108,8 +112,8 @@ def read_measurements(folder: pathlib.Path) -> tuple[str, tuple[Measurement, ...
 
 def notices(measurements: Iterable[Measurement]) -> list[str]:
     """Returns what must be said where these measurements are shown, each once."""
-    protocols = dict.fromkeys(one.protocol for one in measurements)
-    return [PROTOCOL_NOTICES[protocol] for protocol in protocols if PROTOCOL_NOTICES[protocol]]
+    found = [(PROTOCOL_NOTICES[one.protocol], HELD_OUT_NOTICES[one.held_out]) for one in measurements]
+    return [notice for notice in dict.fromkeys(itertools.chain(*found)) if notice]
 
 
 def _held_out(result: dict[str, Any]) -> tuple[Measurement, ...]:

@@ -27,13 +27,14 @@ def run_page(folder: pathlib.Path) -> str:
     finished = (folder / "result.json").is_file()
     system, measurements = read_measurements(folder) if finished else ("", ())
     result = json.loads((folder / "result.json").read_text(encoding="utf-8")) if finished else {}
-    held_out = HELD_OUT_NOTICES[result.get("held_out", 2)]
+    # A run that holds nothing out has no measurements to say it.
+    said = [*notices(measurements), *filter(None, [HELD_OUT_NOTICES[result.get("held_out", 2)]])]
     spent = ", ".join(f"{stage} {seconds / 60:.1f} min" for stage, seconds in result.get("seconds", {}).items())
     title = f"{system or 'run'} on {result.get('dataset') or config.get('data.source', 'data')}"
     return page(
         title,
         [
-            *(text(notice, kind="notice") for notice in [*notices(measurements), *filter(None, [held_out])]),
+            *(text(notice, kind="notice") for notice in dict.fromkeys(said)),
             text(f"Seed {config.get('seed', 0)}; training: {spent}." if finished else "This run has not finished."),
             section("Results", *(table_of(table) for split in _SPLITS if (table := _table(measurements, split)).rows)),
             section("Accuracy against catalogue coverage", _scatter(measurements)),

@@ -51,12 +51,15 @@ def measure(config: Config, workdir: Workdir, *, fraction: float, by: str = "ran
       by: how the users are chosen, see `hold_out`.
 
     Raises:
-      ConfigError: the protocol is `reference`, which trains on its targets, or the graph is `known`, which holds them.
+      ConfigError: the protocol is `reference`, which trains on its targets, as runs that hold out less than two
+        items a user do, or the graph is `known`, which holds them.
     """
     if config.evaluation.graph != "training":
         raise ConfigError(f"evaluation.graph is {config.evaluation.graph!r}; allowed here: training")
     if config.evaluation.protocol == "reference":
         raise ConfigError("evaluation.protocol is 'reference'; allowed here: honest, ties_shuffled")
+    if config.evaluation.held_out != 2:
+        raise ConfigError(f"evaluation.held_out is {config.evaluation.held_out}; allowed here: 2")
     whole = protocol_interactions(load_interactions(config.data), config.evaluation.protocol, config.seed)
     part = hold_out(whole, fraction=fraction, seed=config.seed, by=by)
     if not workdir.finished:

@@ -147,6 +147,17 @@ def test_codes_of_a_run_that_is_not_there(tmp_path, data):
         make_baseline(config, data)
 
 
+def test_a_baseline_learns_from_its_validation_items_for_steps_that_were_chosen(tmp_path, data):
+    config = small("sasrec", steps=5)
+    config.evaluation.held_out, config.evaluation.baselines = 1, False
+    with pytest.raises(ConfigError, match="stop_at 0; with it, allowed is the step that another run chose"):
+        config.loop_config(objective="dense")
+    config.training.optimization.stop_at = 3
+    result = train(config, data, tmp_path).result()
+    assert result["best_step"] == 3 and result["held_out"] == 1
+    assert "test" in result and "valid" not in result
+
+
 def test_bad_values_of_the_loop_are_named():
     config = for_config("sasrec", tiny.get_config())
     config.training.optimization.learning_rate = 0.0

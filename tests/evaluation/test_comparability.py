@@ -7,6 +7,7 @@ import pytest
 from tests.evaluation.test_protocols import make
 from tokenrec_jax.baselines.dot_product import dot_product
 from tokenrec_jax.config import PROTOCOLS, EvaluationConfig
+from tokenrec_jax.data.interactions import training_part
 from tokenrec_jax.data.reference_layout import read_reference_layout
 from tokenrec_jax.evaluation.comparability import (
     PROTOCOL_NOTICES,
@@ -32,7 +33,7 @@ def test_honest_is_the_plain_split():
     data = make(HISTORIES)
     assert protocol_interactions(data, "honest", 0) is data
     assert targets(data, Split.VALID, "honest") == [LONG - 2, 80, REFERENCE_HISTORY - 2]
-    assert data.without_last(EvaluationConfig(protocol="honest").untrained).history(1).tolist() == [70, 65]
+    assert training_part(data, EvaluationConfig(protocol="honest")).history(1).tolist() == [70, 65]
 
 
 def test_under_reference_the_target_of_a_long_history_was_trained_on_and_both_splits_are_test():
@@ -40,9 +41,7 @@ def test_under_reference_the_target_of_a_long_history_was_trained_on_and_both_sp
     found = targets(data, Split.TEST, "reference")
     assert found == [REFERENCE_HISTORY - 1, 60, REFERENCE_HISTORY - 1]
     assert targets(data, Split.VALID, "reference") == found
-    training = protocol_interactions(data, "reference", 0).without_last(
-        EvaluationConfig(protocol="reference").untrained
-    )
+    training = training_part(protocol_interactions(data, "reference", 0), EvaluationConfig(protocol="reference"))
     trained_on = [target in training.history(user) for user, target in enumerate(found)]
     assert trained_on == [True, False, False]
     assert len(training.history(0)) == LONG - 1

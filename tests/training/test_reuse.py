@@ -30,6 +30,7 @@ def test_stages_are_shared_as_far_as_settings_agree():
     assert shared_stages(own, changed(seed=1)) == ()
     assert shared_stages(own, changed(evaluation__protocol="reference")) == ()
     assert shared_stages(own, changed(stages=("collaborative", "llm"))) == BOTH[:1]
+    assert shared_stages(own, changed(evaluation__held_out=1)) == ()
     assert shared_stages(own, changed(train__tokenizer__stop_at=3)) == BOTH[:1]
 
 

@@ -15,6 +15,7 @@ import safetensors
 import safetensors.numpy
 from jaxtyping import Bool, Int
 
+from tokenrec_jax.config import EvaluationConfig
 from tokenrec_jax.data.files import new_folder
 from tokenrec_jax.types import PADDING, DataError
 
@@ -192,6 +193,11 @@ class Interactions:
             raise DataError(f"{folder}: not a folder of saved interactions ({reason}); save it again") from None
         _check_lengths(loaded)
         return loaded
+
+
+def training_part(interactions: Interactions, evaluation: EvaluationConfig) -> Interactions:
+    """Returns what may be trained on: all but the newest items of each user that a run holds out, see the config."""
+    return interactions.without_last(evaluation.untrained)
 
 
 def split_attributes(text: str) -> tuple[str, ...]:

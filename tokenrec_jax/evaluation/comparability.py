@@ -5,8 +5,8 @@
   reference      what the reference code of TokenRec measures; flawed, and never a figure of ours
 
 A run applies a protocol in three places: the order of the data before anything is split (`protocol_interactions`), what
-may be trained on (`EvaluationConfig.untrained`), what is ranked (`evaluated_part`). For the honest protocol all three
-are the plain thing.
+may be trained on (`training_part`, beside `Interactions`), what is ranked (`evaluated_part`). For the honest protocol
+all three are the plain thing.
 """
 
 import dataclasses

@@ -65,7 +65,7 @@ class Catalogue:
     result is the same. A row whose user has the item already changes nothing.
 
     The graph holds what the run's vectors rest on and all added interactions. Where they rest on the training alone,
-    the two newest interactions of a user, which the run was validated and tested with, stand in histories only.
+    the newest interactions of a user, which the run was validated and tested with, stand in histories only.
 
     Attributes:
       run: the data set of the run.

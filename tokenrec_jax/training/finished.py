@@ -5,7 +5,7 @@ import dataclasses
 from jax.sharding import Mesh
 
 from tokenrec_jax.config import Config, MeshConfig
-from tokenrec_jax.data.interactions import Interactions
+from tokenrec_jax.data.interactions import Interactions, training_part
 from tokenrec_jax.sharding import make_mesh
 from tokenrec_jax.training.build import BuiltModel, build_model
 from tokenrec_jax.training.checkpoint import FINAL, CheckpointStore
@@ -46,7 +46,7 @@ class FinishedRun:
         interactions = workdir.interactions()
         mesh = make_mesh(MeshConfig())
         built = build_model(
-            config, interactions.without_last(config.evaluation.untrained), mesh=mesh, saved=workdir.language_model
+            config, training_part(interactions, config.evaluation), mesh=mesh, saved=workdir.language_model
         )
         store = CheckpointStore(workdir.path)
         model = store.restore_model(FINAL, abstract_model(built.definition, mesh))
@@ -59,6 +59,6 @@ class FinishedRun:
         With `evaluation.graph=known` those are all, what the run was validated and tested with included.
         """
         if self.config.evaluation.graph == "training":
-            return self.buffers, self.interactions.without_last(self.config.evaluation.untrained)
+            return self.buffers, training_part(self.interactions, self.config.evaluation)
         among = buffers_among(self.built, self.params, self.buffers, self.interactions, mesh=self.mesh)
         return among, self.interactions

@@ -118,8 +118,9 @@ def run_stage(
             position.total_step += 1
             progress.advance()
             last = position.step == num_steps
-            evaluate = run.evaluate if last or _due(position.step, settings.eval_every) else None
-            if run.refresh and (evaluate or _due(position.step, config.train.refresh_codes_every)):
+            due = last or _due(position.step, settings.eval_every)
+            evaluate = run.evaluate if due else None
+            if run.refresh and (due or _due(position.step, config.train.refresh_codes_every)):
                 state = run.refresh(state, run.graph)
             if evaluate:
                 settle()

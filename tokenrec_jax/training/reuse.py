@@ -11,7 +11,7 @@ from absl import logging
 from jax.sharding import Mesh
 
 from tokenrec_jax.config import Config
-from tokenrec_jax.data.interactions import Interactions
+from tokenrec_jax.data.interactions import Interactions, training_part
 from tokenrec_jax.training.build import build_model
 from tokenrec_jax.training.checkpoint import FINAL, CheckpointStore
 from tokenrec_jax.training.state import TRAINED, TrainState, abstract_model
@@ -40,10 +40,11 @@ class Reused:
 def shared_stages(config: Config, other: Config) -> tuple[Stage, ...]:
     """Returns the first stages of a run that are also those of another run: same seed, same protocol, same settings.
 
-    The protocol decides what is trained on. The last stage of a run is never among them. Whether the data is the same,
-    too, is for `reuse` to see.
+    The protocol, and how much it holds out, decide what is trained on. The last stage of a run is never among them.
+    Whether the data is the same, too, is for `reuse` to see.
     """
-    alike = config.seed == other.seed and config.evaluation.protocol == other.evaluation.protocol
+    ours, theirs = config.evaluation, other.evaluation
+    alike = (config.seed, ours.protocol, ours.held_out) == (other.seed, theirs.protocol, theirs.held_out)
     if not alike or Stage.JOINT in map(Stage, other.stages):
         return ()
     shared = []
@@ -77,7 +78,7 @@ def reuse(state: TrainState, donor: pathlib.Path, *, training: Interactions, con
     workdir = Workdir.open_finished(str(donor))
     other = workdir.config()
     stages = shared_stages(config, other)
-    theirs = workdir.interactions().without_last(other.evaluation.untrained)
+    theirs = training_part(workdir.interactions(), other.evaluation)
     if not _same_data(training, theirs):
         stages = ()
     logging.info("from %s: %s", donor, ", ".join(stages) or "nothing, as data, seed or first stage differ")

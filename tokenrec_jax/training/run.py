@@ -35,7 +35,7 @@ class TrainedModel:
       state: parameters and buffers after the last stage; its optimizer moments mean nothing.
       seconds: time spent in each stage, by name.
       steps: after how many steps each stage had the model that it handed on, by name: the best on validation, or the
-        last where nothing is evaluated.
+        last where nothing is evaluated. Stages that ended before runs wrote this down are missing.
     """
 
     state: TrainState

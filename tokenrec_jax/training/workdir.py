@@ -99,17 +99,17 @@ class Workdir:
             ) from None
 
     @classmethod
-    def open_finished(cls, path: str) -> "Workdir":
-        """Opens the directory of a finished run.
+    def open_finished(cls, path: str, *, flag: str = "--workdir") -> "Workdir":
+        """Opens the directory of a finished run, which a flag named.
 
         Raises:
           ConfigError: there is no run, or it has not finished.
         """
         workdir = cls(_given(path))
         if not workdir.begun:
-            raise ConfigError(f"--workdir={path}: holds no run; train one with python -m experiments.train")
+            raise ConfigError(f"{flag}={path}: holds no run; train one with python -m experiments.train")
         if not workdir.finished:
-            raise ConfigError(f"--workdir={path}: the run has not finished; run its training command again to go on")
+            raise ConfigError(f"{flag}={path}: the run has not finished; run its training command again to go on")
         return workdir
 
     @property
