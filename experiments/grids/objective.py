@@ -1,7 +1,7 @@
 """One query a prompt or one after every item of a history? Both see the same number of training targets.
 
 Command: python -m experiments.ablate --grid=experiments/grids/objective.py:lastfm --workdir=runs/objective
-Minutes on two cores: not run.
+Minutes on one core: 37, beside other work.
 """
 
 from experiments.ablation.grid import Cell, Grid
