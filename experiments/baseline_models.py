@@ -69,7 +69,7 @@ def semantic_ids(config: TigerRun, interactions: Interactions) -> SemanticIds:
     """Returns the sequences of all items: codes of a finished run, or of k-means; told apart where they are the same.
 
     Raises:
-      ConfigError: the run has not finished, or is about other items.
+      ConfigError: the run has not finished, is about other items, or was trained on what is held out here.
     """
     if config.codes:
         codes, book_size = _codes_of_run(config.codes, interactions, config.evaluation)
@@ -99,7 +99,7 @@ def _codes_of_run(
 
     Not those of `Recommender.load`, which may rest on the held-out items that the baseline is to be ranked on.
     """
-    run = FinishedRun.open(path)
+    run = FinishedRun.open(path, flag="--codes")
     if run.interactions.item_ids != interactions.item_ids:
         raise ConfigError(f"--codes={path}: a run on other items; give one on {interactions.name}, with the same items")
     if run.config.evaluation.untrained < evaluation.untrained:

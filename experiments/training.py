@@ -72,7 +72,7 @@ def run(
     )
     result: dict = {"dataset": interactions.name, "seed": config.seed, "protocol": config.evaluation.protocol}
     result |= {"graph": config.evaluation.graph, "held_out": config.evaluation.held_out, "baselines": {}}
-    result |= {"steps": trained.steps, "seconds": trained.seconds}
+    result |= {"steps": trained.chosen_steps, "seconds": trained.seconds}
     if not held_out_splits(config):
         workdir.save_result(result)
         return

@@ -13,7 +13,9 @@ from tokenrec_jax.types import ConfigError, Stage
 
 def test_state_and_position_come_back_as_they_went(setup, tmp_path):
     state = setup.state(Stage.LLM)
-    position = Position(stage=2, step=7, total_step=127, data={"next_index": 7}, best_score=0.25, kept={"llm": 5})
+    position = Position(
+        stage=2, step=7, total_step=127, data={"next_index": 7}, best_score=0.25, chosen_steps={"llm": 5}
+    )
     store = CheckpointStore(tmp_path)
     assert store.latest is None and store.restore_position() is None
     store.save(state, position)

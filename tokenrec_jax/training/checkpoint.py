@@ -29,7 +29,7 @@ class Position:
       best_step: step at which it was reached.
       evaluations_since_best: how many evaluations did not reach it since.
       seconds: time spent in each stage so far, by name.
-      kept: step of the model that each finished stage handed on, by name.
+      chosen_steps: after how many steps each finished stage had the model that it handed on, by name.
     """
 
     stage: int = 0
@@ -40,7 +40,7 @@ class Position:
     best_step: int = 0
     evaluations_since_best: int = 0
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
-    kept: dict[str, int] = dataclasses.field(default_factory=dict)
+    chosen_steps: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 class CheckpointStore:

@@ -35,13 +35,13 @@ class FinishedRun:
     buffers: Params
 
     @classmethod
-    def open(cls, path: str) -> "FinishedRun":
-        """Loads a run onto all devices.
+    def open(cls, path: str, *, flag: str = "--workdir") -> "FinishedRun":
+        """Loads a run, which a flag named, onto all devices.
 
         Raises:
           ConfigError: there is no finished run.
         """
-        workdir = Workdir.open_finished(path)
+        workdir = Workdir.open_finished(path, flag=flag)
         config = workdir.config()
         interactions = workdir.interactions()
         mesh = make_mesh(MeshConfig())

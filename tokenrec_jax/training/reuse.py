@@ -29,12 +29,13 @@ class Reused:
     Attributes:
       state: its first state, parameters and buffers of the shared stages in it.
       seconds: what the other run spent in each of these stages, by name.
-      kept: step of the model that each of them handed on; none of runs from before that was written down.
+      chosen_steps: after how many steps each of them had the model that it handed on, by name; those of a run from
+        before that was written down are missing.
     """
 
     state: TrainState
     seconds: dict[str, float]
-    kept: dict[str, int]
+    chosen_steps: dict[str, int]
 
 
 def shared_stages(config: Config, other: Config) -> tuple[Stage, ...]:
@@ -75,7 +76,7 @@ def reuse(state: TrainState, donor: pathlib.Path, *, training: Interactions, con
     Raises:
       ConfigError: `donor` holds no finished run.
     """
-    workdir = Workdir.open_finished(str(donor))
+    workdir = Workdir.open_finished(str(donor), flag="--reuse")
     other = workdir.config()
     stages = shared_stages(config, other)
     theirs = training_part(workdir.interactions(), other.evaluation)
@@ -83,14 +84,14 @@ def reuse(state: TrainState, donor: pathlib.Path, *, training: Interactions, con
         stages = ()
     logging.info("from %s: %s", donor, ", ".join(stages) or "nothing, as data, seed or first stage differ")
     if not stages:
-        return Reused(state=state, seconds={}, kept={})
+        return Reused(state=state, seconds={}, chosen_steps={})
     built = build_model(other, theirs, mesh=mesh, saved=workdir.language_model)
     store = CheckpointStore(donor)
     model = store.restore_model(FINAL, abstract_model(built.definition, mesh))
     store.close()
     groups = [group for stage in stages for group in TRAINED[stage]]
     result = workdir.result()
-    spent, kept = result["seconds"], result.get("steps", {})
+    spent, steps = result["seconds"], result.get("steps", {})
     return Reused(
         state=dataclasses.replace(
             state,
@@ -101,7 +102,7 @@ def reuse(state: TrainState, donor: pathlib.Path, *, training: Interactions, con
             },
         ),
         seconds={str(stage): spent[stage] for stage in stages if stage in spent},
-        kept={str(stage): kept[stage] for stage in stages if stage in kept},
+        chosen_steps={str(stage): steps[stage] for stage in stages if stage in steps},
     )
 
 

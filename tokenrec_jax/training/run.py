@@ -34,13 +34,13 @@ class TrainedModel:
     Attributes:
       state: parameters and buffers after the last stage; its optimizer moments mean nothing.
       seconds: time spent in each stage, by name.
-      steps: after how many steps each stage had the model that it handed on, by name: the best on validation, or the
-        last where nothing is evaluated. Stages that ended before runs wrote this down are missing.
+      chosen_steps: after how many steps each stage had the model that it handed on, by name: the best on validation, or
+        the last where nothing is evaluated. Stages that ended before runs wrote this down are missing.
     """
 
     state: TrainState
     seconds: dict[str, float]
-    steps: dict[str, int]
+    chosen_steps: dict[str, int]
 
 
 def train(
@@ -79,7 +79,8 @@ def train(
             state = init_state(built.definition, seed=config.seed, mesh=mesh, pretrained=built.pretrained)
             if donor is not None:
                 reused = reuse(state, donor, training=training, config=config, mesh=mesh)
-                state, position.seconds, position.kept = reused.state, reused.seconds, reused.kept
+                state, position.seconds = reused.state, reused.seconds
+                position.chosen_steps = reused.chosen_steps
                 position.stage = len(reused.seconds)
             state = _begin(built, state, config=config, mesh=mesh, stage=stages[position.stage])
         else:
@@ -96,7 +97,7 @@ def train(
                 # A run that is killed early in the next stage need not repeat the end of this one.
                 store.save(state, position)
         store.save_model(FINAL, {"params": state.params, "buffers": state.buffers})
-        return TrainedModel(state=state, seconds=position.seconds, steps=position.kept)
+        return TrainedModel(state=state, seconds=position.seconds, chosen_steps=position.chosen_steps)
     finally:
         writer.close()
         store.close()
@@ -150,7 +151,7 @@ def _train_stage(
         state = run_stage(run, state, position, config=config, mesh=mesh, store=store, writer=writer)
     else:
         logging.info("stage %s: nothing to train with tokenizer.kind=%s", stage, config.tokenizer.kind)
-    position.kept[stage] = position.step if evaluate is None else position.best_step
+    position.chosen_steps[stage] = position.step if evaluate is None else position.best_step
     if evaluate is not None:
         logging.info("stage %s: best at step %d of %d", stage, position.best_step, position.step)
         best = store.restore_model(f"best_{stage}", abstract_model(built.definition, mesh))
