@@ -51,7 +51,8 @@ def main() -> None:
 
         children = Children(lock, programs=programs)
         with children.catching_signals():
-            outcome = run_jobs(jobs, run=children.run, stopping=lambda: children.stopped, report=write)
+            among = plan(grid, workdir, seeds=_seeds())
+            outcome = run_jobs(jobs, among=among, run=children.run, stopping=lambda: children.stopped, report=write)
         write()
     print(report(grid, [read_job(job) for job in everything]))
     logging.info("tables in %s and table.csv", workdir / "table.md")

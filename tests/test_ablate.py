@@ -65,9 +65,10 @@ def value_of(command, start: str) -> str:
     return next((word.removeprefix(start) for word in command if word.startswith(start)), "")
 
 
-def go(jobs: list[Job], fake: Fake, reports: list | None = None):
+def go(jobs: list[Job], fake: Fake, reports: list | None = None, among: list[Job] | None = None):
     return run_jobs(
         jobs,
+        among=among or jobs,
         run=fake,
         stopping=lambda: fake.stopped,
         report=lambda: reports.append(None) if reports is not None else None,
@@ -94,6 +95,20 @@ def test_jobs_run_in_order_and_finished_ones_are_skipped(tmp_path):
     ]  # fmt: skip
     again = Fake()
     assert len(go(jobs, again).finished) == 4 and not again.commands
+
+
+def test_a_selected_cell_takes_over_the_stages_of_one_that_is_not(tmp_path):
+    go(plan(GRID, tmp_path, seeds=[0, 1], only="0.2"), Fake())
+    only, everything = plan(GRID, tmp_path, seeds=[1], only="0.4"), plan(GRID, tmp_path, seeds=[1])
+    fake = Fake()
+    assert len(go(only, fake, among=everything).finished) == 1
+    assert [value_of(words, "--reuse=") for words in fake.commands] == [f"{tmp_path}/mask-0.2/seed1"]
+    # A directory that holds a run with another config than the grid has now gives nothing.
+    changed = dataclasses.replace(GRID.cells[0], overrides={"tokenizer.mask_ratio": 0.6})
+    grid = dataclasses.replace(GRID, cells=(changed, GRID.cells[1]))
+    only[0].result.unlink()
+    go(only, fake, among=plan(grid, tmp_path, seeds=[1]))
+    assert value_of(fake.commands[1], "--reuse=") == ""
 
 
 def test_a_stop_is_told_and_the_same_command_goes_on(tmp_path):

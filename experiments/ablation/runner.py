@@ -1,5 +1,6 @@
 """Runs the jobs of a grid one after another. Read `run_jobs`; the process of a job is in `child.py`."""
 
+import contextlib
 import dataclasses
 import pathlib
 import time
@@ -32,28 +33,31 @@ class Outcome:
 
 
 def run_jobs(
-    jobs: Sequence[Job], *, run: RunCommand, stopping: Callable[[], bool], report: Callable[[], None]
+    jobs: Sequence[Job],
+    *,
+    among: Sequence[Job],
+    run: RunCommand,
+    stopping: Callable[[], bool],
+    report: Callable[[], None],
 ) -> Outcome:
     """Runs what has not finished; a job that fails is said in one line and the next one runs.
 
     Args:
       jobs: in order.
+      among: jobs whose finished stages may be taken over, wanted now or not.
       run: runs a command to its end.
       stopping: whether a signal came, after which nothing more is started.
       report: called after each job that ran.
     """
     outcome = Outcome()
-    donors: dict[int, dict[pathlib.Path, Config]] = {}
     to_run = sum(not job.result.is_file() for job in jobs)
     logging.info("%d jobs, %d of them finished before", len(jobs), len(jobs) - to_run)
     pace = _Pace(to_run)
     for number, job in enumerate(jobs, start=1):
-        of_seed = donors.setdefault(job.seed, {})
         runs = not job.result.is_file()
         if runs and not stopping():
             logging.info("cell %d of %d: %s (%s)", number, len(jobs), job.name, pace)
-        donor = choose_donor(job.config, of_seed) if job.cell.kind == "train" else None
-        reason = "" if runs and stopping() else _attempt(job, donor, run=run)
+        reason = "" if runs and stopping() else _attempt(job, among, run=run)
         if runs and stopping() and not job.result.is_file():
             outcome.stopped = job
             break
@@ -65,15 +69,13 @@ def run_jobs(
             outcome.failed.append(job)
         else:
             outcome.finished.append(job)
-            if job.cell.kind == "train" and job.can_be_read:
-                of_seed[job.folder] = job.config
         if runs:
             pace.done += 1
             report()
     return outcome
 
 
-def _attempt(job: Job, donor: pathlib.Path | None, *, run: RunCommand) -> str:
+def _attempt(job: Job, among: Sequence[Job], *, run: RunCommand) -> str:
     """Runs a job unless it has finished; returns why it failed, or nothing."""
     try:
         job.check()
@@ -83,12 +85,24 @@ def _attempt(job: Job, donor: pathlib.Path | None, *, run: RunCommand) -> str:
         return ""
     job.folder.parent.mkdir(parents=True, exist_ok=True)
     before = job.log.stat().st_size if job.log.exists() else 0
+    donor = choose_donor(job.config, _finished(among, job.seed)) if job.cell.kind == "train" else None
     status = run(job.command(donor), job.log)
     if job.result.is_file() and not status:
         return ""
     printed = job.log.read_bytes()[before:].decode(errors="replace") if job.log.exists() else ""
     how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
     return f"{_last_word(printed) or how}; log: {job.log}"
+
+
+def _finished(jobs: Sequence[Job], seed: int) -> dict[pathlib.Path, Config]:
+    """Returns directory and config of each finished training with a seed that other runs can read."""
+    finished = {}
+    for job in jobs:
+        if job.seed == seed and job.cell.kind == "train" and job.result.is_file() and job.can_be_read:
+            with contextlib.suppress(ConfigError):
+                job.check()
+                finished[job.folder] = job.config
+    return finished
 
 
 def _last_word(printed: str) -> str:

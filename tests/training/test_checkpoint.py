@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import jax
@@ -43,6 +44,36 @@ def test_models_are_replaced_by_name(setup, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, restored, zeros)
     with pytest.raises(ConfigError, match="best_joint: no such checkpoint"):
         store.restore_model("best_joint", model)
+    store.close()
+
+
+@dataclasses.dataclass
+class Older(Position):
+    kept: int = 0
+
+
+def test_what_another_version_wrote_is_one_line(setup, tmp_path):
+    state = setup.state(Stage.LLM)
+    store = CheckpointStore(tmp_path)
+    store.save_model("best_llm", {"params": state.params, "buffers": state.buffers})
+    model = abstract_model(setup.built.definition, setup.mesh)
+    wider = {**model, "params": {**model["params"], "adapter": jax.ShapeDtypeStruct((3,), np.float32)}}
+    longer = jax.tree.map(lambda x: jax.ShapeDtypeStruct(tuple(n + 1 for n in x.shape), x.dtype), model)
+    for other, said in ((wider, "adapter"), (longer, "[Ss]hape")):
+        with pytest.raises(ConfigError, match=f"best_llm: holds other arrays.*{said}.*another version") as raised:
+            store.restore_model("best_llm", other)
+        assert "\n" not in str(raised.value)
+    abstract = abstract_stage(
+        abstract_state(setup.built.definition), setup.built.graph, definition=setup.built.definition,
+        config=setup.config, stage=Stage.LLM, mesh=setup.mesh,
+    )  # fmt: skip
+    store.save(state, Older(stage=2, total_step=5))
+    store.close()
+    store = CheckpointStore(tmp_path)
+    with pytest.raises(ConfigError, match=r"state.5: its position has kept; .*another version"):
+        store.restore_position()
+    with pytest.raises(ConfigError, match=r"state.5: holds other arrays.*params.*another version"):
+        store.restore_state(dataclasses.replace(abstract, params=wider["params"]))
     store.close()
 
 

@@ -3,8 +3,10 @@
 Every write is atomic: a checkpoint is there whole or not at all.
 """
 
+import contextlib
 import dataclasses
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import orbax.checkpoint as ocp
@@ -14,6 +16,8 @@ from tokenrec_jax.types import ConfigError
 
 #: Name of the model that a finished run is used with.
 FINAL = "final"
+
+_OTHER_VERSION = "was it written by another version of tokenrec_jax? Go on with that one, or train in a new --workdir"
 
 
 @dataclasses.dataclass
@@ -72,18 +76,29 @@ class CheckpointStore:
         )
 
     def restore_position(self) -> Position | None:
-        """Returns where the newest state stands, None if there is none."""
+        """Returns where the newest state stands, None if there is none.
+
+        Raises:
+          ConfigError: another version wrote it, with other fields.
+        """
         step = self._states.latest_step()
         if step is None:
             return None
-        restored = self._states.restore(step, args=ocp.args.Composite(position=ocp.args.JsonRestore()))
-        return Position(**restored["position"])
+        restored = self._states.restore(step, args=ocp.args.Composite(position=ocp.args.JsonRestore()))["position"]
+        if unknown := restored.keys() - {field.name for field in dataclasses.fields(Position)}:
+            raise ConfigError(f"{self.latest}: its position has {', '.join(sorted(unknown))}; {_OTHER_VERSION}")
+        return Position(**restored)
 
     def restore_state(self, abstract: TrainState) -> TrainState:
-        """Returns the newest state; `abstract` gives shapes, types and shardings."""
+        """Returns the newest state; `abstract` gives shapes, types and shardings.
+
+        Raises:
+          ConfigError: it has other arrays than `abstract`.
+        """
         step = self._states.latest_step()
         target = ocp.args.StandardRestore(_as_dict(abstract))
-        restored = self._states.restore(step, args=ocp.args.Composite(state=target))
+        with _same_arrays(self.latest):
+            restored = self._states.restore(step, args=ocp.args.Composite(state=target))
         return TrainState(**restored["state"])
 
     def save_model(self, name: str, model: dict[str, Any]) -> None:
@@ -99,11 +114,12 @@ class CheckpointStore:
         """Returns the model of a name.
 
         Raises:
-          ConfigError: there is none.
+          ConfigError: there is none, or it has other arrays than `abstract`.
         """
         if not self.has_model(name):
             raise ConfigError(f"{self._root / name}: no such checkpoint; the run has not got that far")
-        return self._models.restore(self._root / name, abstract)
+        with _same_arrays(self._root / name):
+            return self._models.restore(self._root / name, abstract)
 
     def close(self) -> None:
         """Waits for writes in the background."""
@@ -114,3 +130,15 @@ class CheckpointStore:
 
 def _as_dict(state: TrainState) -> dict[str, Any]:
     return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+
+
+@contextlib.contextmanager
+def _same_arrays(path: pathlib.Path | None) -> Iterator[None]:
+    """Turns what Orbax says of a checkpoint with other arrays than asked for into one line."""
+    try:
+        yield
+    except ValueError as error:
+        # The names of arrays stand on the lines after the first; a wrong shape is said in the first sentence.
+        head, *arrays = (line.strip() for line in str(error).splitlines())
+        what = arrays[0].rstrip(":") if arrays else head.partition(". ")[0]
+        raise ConfigError(f"{path}: holds other arrays than this config's model ({what}); {_OTHER_VERSION}") from error
