@@ -17,6 +17,7 @@ TUNING = recipes.Tuning(
     graph_temperature=0.15,
     graph_steps=500,
     item_dropout=0.25,
+    fold_in_recency=2.0,
     sent_residual=True,
     bucket_batches=False,
     small_start=True,

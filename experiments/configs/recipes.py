@@ -32,6 +32,7 @@ class Tuning:
       graph_temperature: of the graph encoder's softmax.
       graph_steps: of stage COLLABORATIVE, 2,048 interactions each.
       item_dropout: share of the history that is hidden in training.
+      fold_in_recency: an item of the history weighs 1 / age to the power of it, at first.
       sent_residual: what an item adds to the fold-in is learned too, for data with an order to learn.
       item_vector_length: of the graph's vector of an item beside what is learned of its place.
       bucket_batches: a batch holds histories of one padded length.
@@ -54,6 +55,7 @@ class Tuning:
     graph_steps: int
     embedding_dim: int = 128
     item_dropout: float = 0.0
+    fold_in_recency: float = 1.0
     sent_residual: bool = False
     item_vector_length: float = 1.0
     bucket_batches: bool = True
@@ -117,7 +119,7 @@ def _ours(config: c.Config, tuning: Tuning) -> None:
     )
     config.train.tokenizer.steps = 500
     config.llm.fold_in = True
-    config.llm.fold_in_recency = 1.0
+    config.llm.fold_in_recency = tuning.fold_in_recency
     config.llm.fold_in_residual = tuning.sent_residual
     config.llm.fold_in_dropout = tuning.fold_in_dropout
     config.llm.fold_in_vectors = tuning.fold_in_vectors

@@ -4,7 +4,7 @@ import numpy as np
 from flax import nnx
 
 from tokenrec_jax.config import Config
-from tokenrec_jax.models.projection import QueryHead, fold_in
+from tokenrec_jax.models.projection import QueryHead, close_up, fold_in, take_newest
 from tokenrec_jax.types import PADDING
 
 
@@ -98,6 +98,23 @@ def test_weights_by_age_count_from_the_newest_item_of_each_prefix():
     z = np.asarray(vectors)
     np.testing.assert_allclose(folded[0, 2], (z[3] / 3 + z[0] / 2 + z[2]) / np.sqrt(3), rtol=1e-5)
     np.testing.assert_allclose(folded[0, 1], (z[3] / 2 + z[0]) / np.sqrt(2), rtol=1e-5)
+
+
+def test_hidden_items_leave_no_gap_in_the_fold_in():
+    vectors = jax.random.normal(jax.random.key(0), (5, 4))
+    history = jnp.array([[3, 0, 2, 4, PADDING], [1, 2, 3, 0, 4]])
+    visible = jnp.array([[False, True, False, True, True], [True] * 5])
+    shorter, newest = close_up(jnp.where(visible, history, PADDING))
+    np.testing.assert_array_equal(shorter, [[0, 4, PADDING, PADDING, PADDING], [1, 2, 3, 0, 4]])
+    recent = head(fold_in=True, fold_in_recency=2.0)
+    folded = take_newest(recent.fold_in(shorter, item_vectors=vectors, inverse_sqrt_degree=jnp.ones(5)), newest)
+    z = np.asarray(vectors)
+    np.testing.assert_array_equal(folded[0, 0], 0.0)
+    np.testing.assert_allclose(folded[0, 1], z[0], rtol=1e-6)
+    np.testing.assert_allclose(folded[0, 2], z[0], rtol=1e-6)
+    np.testing.assert_allclose(folded[0, 3], (z[0] / 4 + z[4]) / np.sqrt(2), rtol=1e-6)
+    whole = recent.fold_in(history[1:], item_vectors=vectors, inverse_sqrt_degree=jnp.ones(5))
+    np.testing.assert_allclose(folded[1:], whole, rtol=1e-6)
 
 
 def test_item_space_is_unit_length_and_moves_with_the_residual():

@@ -60,6 +60,33 @@ def fold_in(
     return total * jax.lax.rsqrt(count.astype(total.dtype))[..., None]
 
 
+def close_up(
+    history: Int[Array, "batch history"],
+) -> tuple[Int[Array, "batch history"], Int[Array, "batch history"]]:
+    """Returns histories without the padding between their items, and where in them the newest item at each place is.
+
+    Items that are hidden in training leave no gap: what is left is as old as it would be if they had never been, so that
+    the weights of ages that are learned are right for histories of which nothing is hidden.
+
+    Args:
+      history: item ids, oldest first, with `PADDING` wherever there is none.
+
+    Returns:
+      The same items, right-padded, and places in them, -1 where nothing is left so far.
+    """
+    shown = history != PADDING
+    order = jnp.argsort(~shown, axis=1, stable=True)
+    return jnp.take_along_axis(history, order, axis=1), jnp.cumsum(shown, axis=1, dtype=jnp.int32) - 1
+
+
+def take_newest(
+    folded: Float[Array, "batch history emb"], newest: Int[Array, "batch history"]
+) -> Float[Array, "batch history emb"]:
+    """Returns the fold-in of a history that was closed up at each place of the history as it was; zeros at -1."""
+    taken = jnp.take_along_axis(folded, jnp.maximum(newest, 0)[..., None], axis=1)
+    return jnp.where((newest < 0)[..., None], 0.0, taken)
+
+
 class QueryHead(nnx.Module):
     """Projects hidden states into the item space and, by config, lets both sides start from the graph.
 

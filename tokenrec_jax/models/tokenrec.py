@@ -19,7 +19,7 @@ from tokenrec_jax.models.item_features import ItemFeatures, rows_of
 from tokenrec_jax.models.lightgcn import LightGCN, propagate
 from tokenrec_jax.models.llm.interface import LanguageModel
 from tokenrec_jax.models.llm.lora import LowRankAdapters
-from tokenrec_jax.models.projection import QueryHead, fold_in
+from tokenrec_jax.models.projection import QueryHead, close_up, fold_in, take_newest
 from tokenrec_jax.models.prompting import (
     assemble_prompt,
     code_tokens,
@@ -121,8 +121,11 @@ class TokenRec(nnx.Module):
                 )
         if not self.config.llm.fold_in:
             return self.head.queries(hidden, None)
-        shown = history if visible is None else jnp.where(visible, history, PADDING)
-        folded = self._folded(shown, vectors, key=fold_key)
+        if visible is None:
+            folded = self._folded(history, vectors, key=fold_key)
+        else:
+            shorter, newest = close_up(jnp.where(visible, history, PADDING))
+            folded = take_newest(self._folded(shorter, vectors, key=fold_key), newest)
         return self.head.queries(hidden, folded if hidden.shape[1] > 1 else self._last(folded, history))
 
     def item_space(self, item_vectors: Float[Array, "items emb"]) -> Float[Array, "items emb"]:
