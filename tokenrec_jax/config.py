@@ -167,8 +167,8 @@ class LLMConfig:
     # Dropout rate of the elements of what each item adds to the fold-in: without it, a learned residual knows the
     # training set by heart before the language model has learned anything.
     fold_in_dropout: float = 0.0
-    # Probability that a history item is hidden in training: from the language model, where its place stays, and from the
-    # fold-in, where it leaves no gap.
+    # Probability that a history item is hidden in training: from the language model, where its place stays, and from
+    # the fold-in, where it leaves no gap.
     item_dropout: float = 0.0
     # Learn vectors of the categorical values of items, at the input and in the item space; none where there are none.
     item_features: bool = False
