@@ -65,8 +65,8 @@ def close_up(
 ) -> tuple[Int[Array, "batch history"], Int[Array, "batch history"]]:
     """Returns histories without the padding between their items, and where in them the newest item at each place is.
 
-    Items that are hidden in training leave no gap: what is left is as old as if they had never been, so that the weights
-    of ages that are learned are right for histories of which nothing is hidden.
+    Items that are hidden in training leave no gap: what is left is as old as if they had never been, so that the
+    weights of ages that are learned are right for histories of which nothing is hidden.
 
     Args:
       history: item ids, oldest first, with `PADDING` wherever there is none.
