@@ -58,11 +58,9 @@ def test_what_another_version_wrote_is_one_line(setup, tmp_path):
     store.save_model("best_llm", {"params": state.params, "buffers": state.buffers})
     model = abstract_model(setup.built.definition, setup.mesh)
     wider = {**model, "params": {**model["params"], "adapter": jax.ShapeDtypeStruct((3,), np.float32)}}
-    longer = jax.tree.map(lambda x: jax.ShapeDtypeStruct(tuple(n + 1 for n in x.shape), x.dtype), model)
-    for other, said in ((wider, "adapter"), (longer, "[Ss]hape")):
-        with pytest.raises(ConfigError, match=f"best_llm: holds other arrays.*{said}.*another version") as raised:
-            store.restore_model("best_llm", other)
-        assert "\n" not in str(raised.value)
+    with pytest.raises(ConfigError, match=r"best_llm: holds other arrays.*adapter.*another version") as raised:
+        store.restore_model("best_llm", wider)
+    assert "\n" not in str(raised.value)
     abstract = abstract_stage(
         abstract_state(setup.built.definition), setup.built.graph, definition=setup.built.definition,
         config=setup.config, stage=Stage.LLM, mesh=setup.mesh,
