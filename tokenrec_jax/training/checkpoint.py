@@ -9,6 +9,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 
 from tokenrec_jax.training.state import TrainState
@@ -97,7 +98,7 @@ class CheckpointStore:
         """
         step = self._states.latest_step()
         target = ocp.args.StandardRestore(_as_dict(abstract))
-        with _same_arrays(self.latest):
+        with self._same_arrays(self._root / "state" / str(step) / "state", _as_dict(abstract)):
             restored = self._states.restore(step, args=ocp.args.Composite(state=target))
         return TrainState(**restored["state"])
 
@@ -118,8 +119,25 @@ class CheckpointStore:
         """
         if not self.has_model(name):
             raise ConfigError(f"{self._root / name}: no such checkpoint; the run has not got that far")
-        with _same_arrays(self._root / name):
+        with self._same_arrays(self._root / name, abstract):
             return self._models.restore(self._root / name, abstract)
+
+    @contextlib.contextmanager
+    def _same_arrays(self, path: pathlib.Path, abstract: Any) -> Iterator[None]:
+        """Turns a checkpoint with other arrays than asked for into one line.
+
+        Shapes are compared first: where Orbax finds a wrong one, it has begun to read.
+        """
+        there = _shapes(self._models.metadata(path).item_metadata)
+        for name, shape in _shapes(abstract).items():
+            if there.get(name, shape) != shape:
+                raise _other_arrays(path, f"{name} is {there[name]} there, {shape} here")
+        try:
+            yield
+        except ValueError as error:
+            # The names of arrays stand on the lines after the first, where it has any.
+            head, *arrays = (line.strip() for line in str(error).splitlines())
+            raise _other_arrays(path, arrays[0].rstrip(":") if arrays else head) from error
 
     def close(self) -> None:
         """Waits for writes in the background."""
@@ -132,13 +150,14 @@ def _as_dict(state: TrainState) -> dict[str, Any]:
     return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
 
 
-@contextlib.contextmanager
-def _same_arrays(path: pathlib.Path | None) -> Iterator[None]:
-    """Turns what Orbax says of a checkpoint with other arrays than asked for into one line."""
-    try:
-        yield
-    except ValueError as error:
-        # The names of arrays stand on the lines after the first; a wrong shape is said in the first sentence.
-        head, *arrays = (line.strip() for line in str(error).splitlines())
-        what = arrays[0].rstrip(":") if arrays else head.partition(". ")[0]
-        raise ConfigError(f"{path}: holds other arrays than this config's model ({what}); {_OTHER_VERSION}") from error
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of each array by its name, its keys with dots between them."""
+    leaves = jax.tree_util.tree_leaves_with_path(getattr(tree, "tree", tree))
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): tuple(getattr(leaf, "shape", ()))
+        for path, leaf in leaves
+    }
+
+
+def _other_arrays(path: pathlib.Path, what: str) -> ConfigError:
+    return ConfigError(f"{path}: holds other arrays than this config's model ({what}); {_OTHER_VERSION}")
