@@ -1,7 +1,7 @@
 """The two recipes that the configs of the paper's four data sets choose from. Read `get_config`.
 
-Both have the paper's sizes: 64 dimensions, which ours doubles where that is better, 3 propagation layers, 3 books, mask
-ratio 0.2. They differ in what the language model learns from:
+Both have the paper's sizes, 3 propagation layers, 3 books, mask ratio 0.2, but for the 64 dimensions, of which ours has
+two or four times as many. They differ in what the language model learns from:
 
   ours    softmax over the whole catalogue, for the graph encoder too; every item of a history a target; the query
           starts from the fold-in of the history, newer items first; items may move; the graph's vectors are read beside
