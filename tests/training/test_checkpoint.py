@@ -68,6 +68,8 @@ def test_what_another_version_wrote_is_one_line(setup, tmp_path):
         abstract_state(setup.built.definition), setup.built.graph, definition=setup.built.definition,
         config=setup.config, stage=Stage.LLM, mesh=setup.mesh,
     )  # fmt: skip
+    with pytest.raises(ConfigError, match=r"no state was saved; the run has not got that far"):
+        store.restore_state(abstract)
     store.save(state, Older(stage=2, total_step=5))
     store.close()
     store = CheckpointStore(tmp_path)

@@ -94,12 +94,13 @@ class CheckpointStore:
         """Returns the newest state; `abstract` gives shapes, types and shardings.
 
         Raises:
-          ConfigError: it has other arrays than `abstract`.
+          ConfigError: there is none, or it has other arrays than `abstract`.
         """
-        step = self._states.latest_step()
+        if (newest := self.latest) is None:
+            raise ConfigError(f"{self._root}: no state was saved; the run has not got that far")
         target = ocp.args.StandardRestore(_as_dict(abstract))
-        with self._same_arrays(self._root / "state" / str(step) / "state", _as_dict(abstract)):
-            restored = self._states.restore(step, args=ocp.args.Composite(state=target))
+        with self._same_arrays(newest / "state", _as_dict(abstract)):
+            restored = self._states.restore(int(newest.name), args=ocp.args.Composite(state=target))
         return TrainState(**restored["state"])
 
     def save_model(self, name: str, model: dict[str, Any]) -> None:
@@ -151,7 +152,11 @@ def _as_dict(state: TrainState) -> dict[str, Any]:
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """Returns the shape of each array by its name, its keys with dots between them."""
+    """Returns the shape of each array by its name, its keys with dots between them.
+
+    Args:
+      tree: arrays, what stands for them, or what Orbax says of a checkpoint, which has the tree of them inside.
+    """
     leaves = jax.tree_util.tree_leaves_with_path(getattr(tree, "tree", tree))
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): tuple(getattr(leaf, "shape", ()))
