@@ -14,7 +14,7 @@ def get_config(argument: str = "compact") -> c.Config:
     config.data = c.DataConfig(
         source="movielens-small", min_interactions=5, max_history=50, history_buckets=(20, 50), bucket_batches=False
     )
-    config.lightgcn = c.LightGCNConfig(embedding_dim=128, loss="softmax", temperature=0.15)
+    config.lightgcn = c.LightGCNConfig(embedding_dim=256, loss="softmax", temperature=0.15)
     config.tokenizer = c.TokenizerConfig(book_size=256)
     config.llm = c.LLMConfig(
         name=f"scratch:{argument}",

@@ -1,8 +1,10 @@
 """A tiny model on the synthetic data set, one device, shared by the tests of training."""
 
 import dataclasses
+import functools
 
 import jax
+import jax.numpy as jnp
 import pytest
 from jax.sharding import Mesh
 
@@ -10,10 +12,10 @@ from experiments.configs import tiny
 from tokenrec_jax.config import Config, MeshConfig
 from tokenrec_jax.data.interactions import Interactions
 from tokenrec_jax.data.synthetic import synthetic_interactions
-from tokenrec_jax.sharding import make_mesh
+from tokenrec_jax.sharding import make_mesh, state_shardings
 from tokenrec_jax.training.build import BuiltModel, build_model
 from tokenrec_jax.training.stages import begin_stage
-from tokenrec_jax.training.state import TrainState, init_state
+from tokenrec_jax.training.state import TrainState
 from tokenrec_jax.types import Stage
 
 
@@ -28,17 +30,25 @@ class Setup:
 
     def state(self, stage: Stage) -> TrainState:
         """Returns a state at the start of a stage, after that of TOKENIZER, whose codebooks are only fitted."""
-        state = init_state(self.built.definition, seed=0, mesh=self.mesh)
-        for each in (Stage.TOKENIZER, stage):
-            state = begin_stage(
-                state,
-                self.built.graph,
-                definition=self.built.definition,
-                config=self.config,
-                stage=each,
-                mesh=self.mesh,
-            )
-        return state
+        return self._begin(jax.tree.map(jnp.copy, self._fitted), stage)
+
+    @functools.cached_property
+    def _fitted(self) -> TrainState:
+        # Without jit: to compile the start of a model takes longer than all that most tests do with it.
+        params, buffers = self.built.definition.init(jax.random.key(0))
+        state = TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            buffers=buffers,
+            optimizer={},
+            key=jax.random.key_data(jax.random.key(0)),
+        )
+        return self._begin(jax.device_put(state, state_shardings(state, self.mesh)), Stage.TOKENIZER)
+
+    def _begin(self, state: TrainState, stage: Stage) -> TrainState:
+        return begin_stage(
+            state, self.built.graph, definition=self.built.definition, config=self.config, stage=stage, mesh=self.mesh
+        )
 
 
 def make_setup(config: Config, devices: list[jax.Device] | None = None) -> Setup:

@@ -4,7 +4,6 @@ Flax NNX objects stay inside jitted functions: `split` and `merge` are the borde
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, no_type_check
 
@@ -62,10 +61,17 @@ Evaluator = Callable[[TrainState], dict[str, float]]
 
 @dataclasses.dataclass(frozen=True)
 class ModelDefinition:
-    """The static half of the model: its graph definition and how to build it from a key."""
+    """The static half of the model: its graph definition, how to build it from a key, and the shapes that this gives.
+
+    Attributes:
+      graphdef: structure of the module.
+      build: returns the module.
+      shapes: of its parameters and of its other arrays.
+    """
 
     graphdef: nnx.GraphDef
     build: Callable[[jax.Array], TokenRec]
+    shapes: tuple[Params, Params]
 
     def merge(self, params: Params, buffers: Params) -> TokenRec:
         """Returns the module around the arrays."""
@@ -79,8 +85,7 @@ class ModelDefinition:
 def define_model(build: Callable[[jax.Array], TokenRec]) -> ModelDefinition:
     """Returns the definition of the model that `build` makes from a key, without making any array."""
     abstract = nnx.eval_shape(build, jax.random.key(0))
-    graphdef, _, _ = nnx.split(abstract, nnx.Param, ...)
-    return ModelDefinition(graphdef=graphdef, build=build)
+    return ModelDefinition(graphdef=nnx.graphdef(abstract), build=build, shapes=split(abstract))
 
 
 def split(model: TokenRec) -> tuple[Params, Params]:
@@ -108,17 +113,19 @@ def init_state(definition: ModelDefinition, *, seed: int, mesh: Mesh, pretrained
     """
     given = {} if pretrained is None else {"llm": pretrained}
 
-    def fresh(key: jax.Array) -> TrainState:
-        state = _fresh(definition, key)
+    def without_given(state: TrainState) -> TrainState:
         return dataclasses.replace(state, params={k: v for k, v in state.params.items() if k not in given})
 
-    key = jax.random.key(seed)
-    state = jax.jit(fresh, out_shardings=state_shardings(jax.eval_shape(fresh, key), mesh))(key)
+    def fresh(key: jax.Array) -> TrainState:
+        return without_given(_fresh(definition.init(key), key))
+
+    shardings = state_shardings(without_given(abstract_state(definition)), mesh)
+    state = jax.jit(fresh, out_shardings=shardings)(jax.random.key(seed))
     return dataclasses.replace(state, params={**state.params, **given})
 
 
-def _fresh(definition: ModelDefinition, key: jax.Array) -> TrainState:
-    params, buffers = definition.init(key)
+def _fresh(arrays: tuple[Params, Params], key: jax.Array) -> TrainState:
+    params, buffers = arrays
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -129,8 +136,8 @@ def _fresh(definition: ModelDefinition, key: jax.Array) -> TrainState:
 
 
 def abstract_state(definition: ModelDefinition) -> TrainState:
-    """Returns the shapes of a fresh state, whose optimizer has no moments yet."""
-    return jax.eval_shape(functools.partial(_fresh, definition), jax.random.key(0))
+    """Returns the shapes of a fresh state, whose optimizer has no moments yet; traces nothing of the model."""
+    return jax.eval_shape(_fresh, definition.shapes, jax.random.key(0))
 
 
 def abstract_model(definition: ModelDefinition, mesh: Mesh) -> dict[str, Any]:
