@@ -39,7 +39,7 @@ def get_config(argument: str = "compact") -> c.Config:
     config.train = c.TrainConfig(
         collaborative=c.StageConfig(steps=400, batch_size=2048, learning_rate=5e-3, eval_every=100),
         tokenizer=c.StageConfig(steps=300, batch_size=512, learning_rate=3e-3, weight_decay=0.01),
-        llm=c.StageConfig(steps=600, batch_size=64, learning_rate=1e-3, weight_decay=0.01, eval_every=50),
+        llm=c.StageConfig(steps=350, batch_size=64, learning_rate=1e-3, weight_decay=0.01, eval_every=50),
         checkpoint_every=200,
         patience=5,
     )
