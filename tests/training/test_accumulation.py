@@ -59,7 +59,7 @@ def test_recomputed_activations_change_nothing(preset, remat):
 )
 def test_a_loop_over_layers_changes_nothing(preset, options, monkeypatch):
     shape = llm.preset(preset, vocab_size=8)
-    depth = {name: 2 for name in ("num_layers", "num_encoder_layers", "num_decoder_layers") if hasattr(shape, name)}
+    depth = {name: 3 for name in ("num_layers", "num_encoder_layers", "num_decoder_layers") if hasattr(shape, name)}
     table = llm.PRESETS if preset in llm.PRESETS else llm.DECODER_PRESETS
     monkeypatch.setitem(table, preset, dataclasses.replace(shape, **depth))
     unrolled = trajectory(configured(preset=preset, **options), steps=1)[1]

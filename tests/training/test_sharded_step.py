@@ -48,7 +48,7 @@ for mesh in json.loads(sys.argv[2]):
 """
 
 
-MESHES = ((1, 1, 1), (8, 1, 1), (2, 2, 2))
+MESHES = ((1, 1, 1), (8, 1, 1), (2, 4, 1), (2, 2, 2))
 
 
 @pytest.mark.slow
