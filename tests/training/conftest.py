@@ -15,7 +15,7 @@ from tokenrec_jax.data.synthetic import synthetic_interactions
 from tokenrec_jax.sharding import make_mesh, state_shardings
 from tokenrec_jax.training.build import BuiltModel, build_model
 from tokenrec_jax.training.stages import begin_stage
-from tokenrec_jax.training.state import TrainState
+from tokenrec_jax.training.state import TrainState, fresh_state
 from tokenrec_jax.types import Stage
 
 
@@ -35,14 +35,8 @@ class Setup:
     @functools.cached_property
     def _fitted(self) -> TrainState:
         # Without jit: to compile the start of a model takes longer than all that most tests do with it.
-        params, buffers = self.built.definition.init(jax.random.key(0))
-        state = TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            buffers=buffers,
-            optimizer={},
-            key=jax.random.key_data(jax.random.key(0)),
-        )
+        key = jax.random.key(0)
+        state = fresh_state(self.built.definition.init(key), key)
         return self._begin(jax.device_put(state, state_shardings(state, self.mesh)), Stage.TOKENIZER)
 
     def _begin(self, state: TrainState, stage: Stage) -> TrainState:

@@ -117,14 +117,15 @@ def init_state(definition: ModelDefinition, *, seed: int, mesh: Mesh, pretrained
         return dataclasses.replace(state, params={k: v for k, v in state.params.items() if k not in given})
 
     def fresh(key: jax.Array) -> TrainState:
-        return without_given(_fresh(definition.init(key), key))
+        return without_given(fresh_state(definition.init(key), key))
 
     shardings = state_shardings(without_given(abstract_state(definition)), mesh)
     state = jax.jit(fresh, out_shardings=shardings)(jax.random.key(seed))
     return dataclasses.replace(state, params={**state.params, **given})
 
 
-def _fresh(arrays: tuple[Params, Params], key: jax.Array) -> TrainState:
+def fresh_state(arrays: tuple[Params, Params], key: jax.Array) -> TrainState:
+    """Returns the state at step 0, without moments, of a model whose parameters and other arrays a key has made."""
     params, buffers = arrays
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -137,7 +138,7 @@ def _fresh(arrays: tuple[Params, Params], key: jax.Array) -> TrainState:
 
 def abstract_state(definition: ModelDefinition) -> TrainState:
     """Returns the shapes of a fresh state, whose optimizer has no moments yet; traces nothing of the model."""
-    return jax.eval_shape(_fresh, definition.shapes, jax.random.key(0))
+    return jax.eval_shape(fresh_state, definition.shapes, jax.random.key(0))
 
 
 def abstract_model(definition: ModelDefinition, mesh: Mesh) -> dict[str, Any]:
