@@ -13,7 +13,7 @@ from tokenrec_jax.training.state import abstract_model, abstract_state
 from tokenrec_jax.types import ConfigError, Stage
 
 
-def test_state_and_position_come_back_as_they_went(setup, tmp_path):
+def test_state_and_position_come_back_as_they_went(setup, tmp_path, caplog):
     state = setup.state(Stage.LLM)
     position = Position(
         stage=2, step=7, total_step=127, data={"next_index": 7}, best_score=0.25, chosen_steps={"llm": 5}
@@ -31,6 +31,7 @@ def test_state_and_position_come_back_as_they_went(setup, tmp_path):
     )  # fmt: skip
     restored = store.restore_state(abstract)
     jax.tree.map(np.testing.assert_array_equal, restored, state)
+    assert not [record.message for record in caplog.records if record.levelname != "INFO"]
     store.close()
 
 
