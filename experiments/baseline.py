@@ -37,7 +37,8 @@ def main() -> None:
             interactions = protocol_interactions(whole, config.evaluation.protocol, config.seed)
         baseline = make_baseline(config, interactions)
         workdir.begin(config, interactions)
-        run(baseline, interactions, config=config, workdir=workdir)
+        with workdir.held():
+            run(baseline, interactions, config=config, workdir=workdir)
     else:
         logging.info("%s: this run is finished", workdir.path)
     print_result(workdir)

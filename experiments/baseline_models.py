@@ -102,8 +102,19 @@ def _codes_of_run(
     run = FinishedRun.open(path, flag="--codes")
     if run.interactions.item_ids != interactions.item_ids:
         raise ConfigError(f"--codes={path}: a run on other items; give one on {interactions.name}, with the same items")
-    if run.config.evaluation.untrained < evaluation.untrained:
+    theirs = training_part(run.interactions, run.config.evaluation)
+    if not _begins(training_part(interactions, evaluation), theirs):
         raise ConfigError(
-            f"--codes={path}: trained on items that are held out here; give a run that holds them out, too"
+            f"--codes={path}: trained on interactions that are not trained on here, maybe on items that are held out; "
+            "give a run of the same data and protocol, and of the same seed where that shuffles ties"
         )
     return fetch(run.buffers["tables"]["item_codes"])[: interactions.num_items], run.config.tokenizer.book_size
+
+
+def _begins(whole: Interactions, part: Interactions) -> bool:
+    """Returns whether every user's history in `part` is what the same user's history in `whole` begins with."""
+    lengths = np.diff(part.indptr)
+    if whole.user_ids != part.user_ids or np.any(lengths > np.diff(whole.indptr)):
+        return False
+    places = np.arange(len(part.items)) + np.repeat(whole.indptr[:-1] - part.indptr[:-1], lengths)
+    return np.array_equal(whole.items[places], part.items)

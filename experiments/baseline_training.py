@@ -37,7 +37,7 @@ from tokenrec_jax.training.loop import StageRun, run_stage
 from tokenrec_jax.training.metric_writer import MetricWriter
 from tokenrec_jax.training.optimizer import make_optimizer
 from tokenrec_jax.training.state import TrainState, abstract_like
-from tokenrec_jax.training.step import TrainStep
+from tokenrec_jax.training.step import TrainStep, check_batches
 from tokenrec_jax.training.workdir import Workdir
 from tokenrec_jax.types import EvaluationBatch, HistoryBatch, Split, Stage, TrainBatch
 
@@ -83,6 +83,7 @@ def run(baseline: Baseline, interactions: Interactions, *, config: BaselineConfi
     loop_config = config.loop_config(objective=baseline.objective)
     say_protocol(loop_config)
     mesh = make_mesh(loop_config.mesh)
+    check_batches(loop_config, _STAGE, mesh)
     model = _Model(baseline, loop_config, mesh)
 
     def validation(state: TrainState) -> dict[str, float]:

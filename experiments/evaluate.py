@@ -39,6 +39,9 @@ def main() -> None:
     if _SPLIT.value not in held_out:
         allowed = ", ".join(held_out) or "none, as this run was trained on everything"
         raise ConfigError(f"--split={_SPLIT.value}: this run was trained on its items; allowed: {allowed}")
+    output = Workdir(pathlib.Path(_OUTPUT.value))
+    if _OUTPUT.value and output.begun:
+        raise ConfigError(f"--output={output.path}: is the directory of a run; give one without")
     retriever = Retriever(run.built, mesh=run.mesh)
     scores = model_scores(retriever, run.params, run.buffers, interactions, config=config, prompt=_PROMPT.value)
     if _OUTPUT.value:
@@ -46,7 +49,6 @@ def main() -> None:
         result = {"dataset": interactions.name, "seed": config.seed, "system": SYSTEM, "prompt": _PROMPT.value}
         result |= {name: getattr(config.evaluation, name) for name in ("protocol", "graph", "held_out")}
         result |= split_values(outputs)
-        output = Workdir(pathlib.Path(_OUTPUT.value))
         try:
             output.path.mkdir(parents=True, exist_ok=True)
             output.save_result(result, ranks=rank_arrays({SYSTEM: outputs}))

@@ -15,8 +15,8 @@ from tokenrec_jax.config import Config
 from tokenrec_jax.data.interactions import Interactions, training_part
 from tokenrec_jax.evaluation.comparability import HELD_OUT_NOTICES, PROTOCOL_NOTICES, evaluated_part
 from tokenrec_jax.evaluation.evaluator import EvaluationOutput, ScoreFunction, evaluate
-from tokenrec_jax.evaluation.protocols import evaluation_batches
-from tokenrec_jax.numerics import normalize
+from tokenrec_jax.evaluation.protocols import EvaluationBatches, evaluation_batches
+from tokenrec_jax.numerics import normalize, round_up
 from tokenrec_jax.recommender import Retriever
 from tokenrec_jax.sharding import on_mesh
 from tokenrec_jax.training.build import BuiltModel, place_graph
@@ -81,13 +81,14 @@ def model_scores(
 def split_output(score: ScoreFunction, interactions: Interactions, split: Split, *, config: Config) -> EvaluationOutput:
     """Returns the metrics of a score function on one split of the whole data set, and each user's rank."""
     part = evaluated_part(interactions, split, config.evaluation.protocol)
-    batches = evaluation_batches(
-        part.interactions,
-        part.split,
-        max_history=config.data.max_history,
-        batch_size=config.evaluation.batch_size,
-    )
+    batches = batches_of(part.interactions, part.split, config=config)
     return evaluate(score, batches, num_items=interactions.num_items, cutoffs=config.evaluation.cutoffs)
+
+
+def batches_of(interactions: Interactions, split: Split, *, config: Config) -> EvaluationBatches:
+    """Returns the batches of a split, as many users in each as asked for, rounded up to what all devices can share."""
+    batch_size = round_up(config.evaluation.batch_size, multiple=jax.device_count())
+    return evaluation_batches(interactions, split, max_history=config.data.max_history, batch_size=batch_size)
 
 
 def say_protocol(config: Config) -> None:

@@ -14,6 +14,8 @@ from absl import flags
 from experiments import cli
 from experiments.suites import holdout
 from experiments.suites.holdout_split import CHOICES
+from tokenrec_jax.data.files import write_whole
+from tokenrec_jax.processes import is_main
 from tokenrec_jax.training.workdir import Workdir
 
 _CONFIG = cli.define_config()
@@ -30,7 +32,8 @@ def main() -> None:
     config.evaluation.graph = "training"
     workdir = Workdir.start(cli.WORKDIR.value, config)
     text = json.dumps(holdout.measure(config, workdir, fraction=_FRACTION.value, by=_BY.value), indent=2)
-    (workdir.path / "holdout.json").write_text(text + "\n", encoding="utf-8")
+    if is_main():
+        write_whole(workdir.path / "holdout.json", text + "\n")
     print(text)
 
 

@@ -12,6 +12,7 @@ from experiments import cli
 from experiments.ablation.record import is_grid
 from experiments.reporting.grid_page import grid_page
 from experiments.reporting.run_page import run_page
+from tokenrec_jax.data.files import write_whole
 from tokenrec_jax.types import ConfigError
 
 
@@ -27,9 +28,8 @@ def write_report(folder: pathlib.Path) -> pathlib.Path:
         text = run_page(folder)
     else:
         raise ConfigError(f"--workdir={folder}: holds neither a run nor a grid of runs")
-    target, draft = folder / "report.html", folder / ".report.tmp"
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(target)
+    target = folder / "report.html"
+    write_whole(target, text)
     return target
 
 

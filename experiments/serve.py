@@ -29,6 +29,7 @@ try:
     from tokenrec_jax.serving.engine import K_STEPS, Engine, fingerprint
     from tokenrec_jax.serving.log import InteractionLog
     from tokenrec_jax.serving.metrics import Metrics
+    from tokenrec_jax.serving.wire import MAX_HISTORY
 except ModuleNotFoundError as error:
     print(f"error: the package {error.name} is missing; pip install -e '.[serve]'", file=sys.stderr)
     sys.exit(1)
@@ -59,7 +60,7 @@ def main() -> None:
             larger = [size for size in recommender.batch_sizes if size >= _BATCH.value]
             sizes = [size for size in recommender.batch_sizes if size < _BATCH.value] + larger[:1]
             for k in K_STEPS:
-                recommender.warm_up(batch_sizes=sizes, k=k)
+                recommender.warm_up(batch_sizes=sizes, k=k, longest=MAX_HISTORY)
             app = create_app(engine, access=access)
             config = uvicorn.Config(
                 app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE

@@ -3,6 +3,7 @@
 import pathlib
 
 from absl import logging
+from jax.sharding import Mesh
 
 from experiments.evaluation import (
     graph_scores,
@@ -22,7 +23,7 @@ from tokenrec_jax.evaluation.comparability import protocol_interactions
 from tokenrec_jax.processes import main_first
 from tokenrec_jax.recommender import Retriever
 from tokenrec_jax.sharding import make_mesh
-from tokenrec_jax.training.build import build_model
+from tokenrec_jax.training.build import BuiltModel, build_model
 from tokenrec_jax.training.run import train
 from tokenrec_jax.training.workdir import Workdir
 from tokenrec_jax.types import Stage
@@ -60,6 +61,20 @@ def run(
     saved = workdir.language_model if workdir.has_state else None
     built = build_model(config, training, mesh=mesh, saved=saved)
     workdir.begin(config, interactions, language_model=built.llm_config, tokenizer=built.tokenizer, text=built.text)
+    with workdir.held():
+        _train_and_rank(config, workdir, built, interactions, training, mesh=mesh, donor=donor)
+
+
+def _train_and_rank(
+    config: Config,
+    workdir: Workdir,
+    built: BuiltModel,
+    interactions: Interactions,
+    training: Interactions,
+    *,
+    mesh: Mesh,
+    donor: pathlib.Path | None,
+) -> None:
     retriever = Retriever(built, mesh=mesh)
     trained = train(
         built,

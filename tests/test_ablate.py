@@ -293,6 +293,10 @@ def test_other_kinds_of_cells(tmp_path):
         "-m", "experiments.evaluate", f"--workdir={seen.folder}", f"--output={unseen.folder}", "--prompt=unseen"
     ]  # fmt: skip
     assert out.command()[2] == "experiments.holdout" and out.command()[-1] == "--fraction=0.1"
+    # What experiments.holdout sets, however the recipe has it, or a finished one would look like another run.
+    known = Cell("known", {}, config="experiments/configs/quickstart.py", kind="holdout")
+    (job,) = plan(dataclasses.replace(grid, cells=(known,), reference=""), tmp_path)
+    assert job.config.evaluation.graph == "training" and "--config.evaluation.graph=training" in job.command()
     finish(seen.folder, {"tokenrec": [1, 20], "ease": [1, 1]})
     finish(unseen.folder, {"tokenrec": [20, 20]})
     # Training has ended but those held out were not yet measured.

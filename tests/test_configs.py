@@ -119,6 +119,9 @@ def test_global_steps_and_batch_size_replace_those_of_every_stage():
         ("mesh.fsdp", 0, "mesh.fsdp is 0; allowed is 1 or more"),
         ("data.history_buckets", (30, 20), "ascending lengths that end with data.max_history"),
         ("evaluation.cutoffs", (5,), "allowed are sets that hold 10"),
+        ("evaluation.cutoffs", (0, 10), "the least of evaluation.cutoffs is 0; allowed is 1 or more"),
+        ("train.patience", -1, "train.patience is -1; allowed is 0 or more"),
+        ("seed", -1, "seed is -1; allowed is 0 or more"),
     ],
 )
 def test_bad_values_are_named_with_what_is_allowed(path, value, message):

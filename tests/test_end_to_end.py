@@ -1,6 +1,7 @@
 """The commands as a user types them: own data in, recommendations out; and what happens when something is wrong."""
 
 import csv
+import dataclasses
 import json
 import os
 import pathlib
@@ -181,6 +182,12 @@ def test_a_loaded_run_rests_on_all_and_the_codes_of_a_rival_on_the_training(trai
     others = synthetic_interactions(name="other", num_users=60, num_items=40, seed=0)
     with pytest.raises(ConfigError, match="a run on other items; give one on other"):
         semantic_ids(config, others)
+    # The last item of user 0 stands where the run was trained on another one, as with ties in another order.
+    items = run.interactions.items.copy()
+    start, end = run.interactions.indptr[:2]
+    items[start:end] = np.roll(items[start:end], 1)
+    with pytest.raises(ConfigError, match="trained on interactions that are not trained on here"):
+        semantic_ids(config, dataclasses.replace(run.interactions, items=items))
 
 
 FAILURES = {
@@ -197,6 +204,7 @@ FAILURES = {
     "unknown field": ("train", ["--config=experiments/configs/tiny.py", "--config.data.colour=1"], "colour"),
     "wrong type": ("train", ["--config=experiments/configs/tiny.py", "--config.seed=x"], "config.seed"),
     "unknown flag": ("evaluate", ["--workdir={workdir}", "--spilt=test"], "spilt"),
+    "evaluation into a run": ("evaluate", ["--workdir={workdir}", "--output={workdir}"], "is the directory of a run"),
     "unknown split": ("evaluate", ["--workdir={workdir}", "--split=train"], "valid|test"),
     "unknown source": (
         "train",

@@ -93,3 +93,5 @@ def test_measure_reports_users_and_items_and_does_not_train_again(tmp_path, monk
     monkeypatch.setattr(holdout, "run", again)
     monkeypatch.setattr(holdout, "measure_items", lambda *_, **__: items)
     assert holdout.measure(config, workdir, fraction=0.1) == found
+    with pytest.raises(ConfigError, match=r"others held out than --fraction=0.2 --by=random; give the flags"):
+        holdout.measure(config, workdir, fraction=0.2)

@@ -175,7 +175,7 @@ def test_codes_follow_the_vectors_and_far_ones_stay(make):
 
 def test_within_the_headroom_nothing_is_compiled_and_beyond_it_everything_goes_on(make):
     recommender = make(headroom=0.5)
-    recommender.warm_up(batch_sizes=(1, 4), k=10)
+    recommender.warm_up(batch_sizes=(1, 4), k=10, longest=70)
     with compilations() as count:
         for number in range(3):
             new = [(f"new-{number}", item) for item in recommender.item_ids[number : number + 5]]
@@ -183,6 +183,7 @@ def test_within_the_headroom_nothing_is_compiled_and_beyond_it_everything_goes_o
             recommender.recommend([f"new-{number}"])
             recommender.recommend(["user-0", "user-1", f"new-{number}"], k=3, filter=recommender.item_ids[7:])
             recommender.recommend(histories=[["item-3"], ["item-4", f"novel-{number}"], ["item-9"]], k=16)
+            recommender.recommend(histories=[["item-3", "item-5"] * 35], k=9)
             recommender.remove_items(["item-20"])
         assert count() == 0
         many = [(f"more-{number}", f"item-{number % 40}") for number in range(130)]

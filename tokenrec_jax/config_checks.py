@@ -126,6 +126,8 @@ def validate(config: Config) -> None:
     if config.train.profile and not (first.isdecimal() and last.isdecimal() and int(first) < int(last)):
         raise ConfigError(f"train.profile is {config.train.profile!r}; allowed: first:last, such as 10:15")
     at_least("train.log_every", config.train.log_every, 1)
+    at_least("train.patience", config.train.patience, 0)
+    at_least("seed", config.seed, 0)
     for axis in ("data", "fsdp", "tensor"):
         at_least(f"mesh.{axis}", getattr(config.mesh, axis), 0 if axis == "data" else 1)
     one_of("evaluation.protocol", config.evaluation.protocol, PROTOCOLS)
@@ -138,5 +140,6 @@ def validate(config: Config) -> None:
             "as their settings are chosen on the validation items"
         )
     at_least("evaluation.batch_size", config.evaluation.batch_size, 1)
+    at_least("the least of evaluation.cutoffs", min(config.evaluation.cutoffs, default=1), 1)
     if 10 not in config.evaluation.cutoffs:
         raise ConfigError(f"evaluation.cutoffs is {config.evaluation.cutoffs}; allowed are sets that hold 10")

@@ -27,7 +27,7 @@ def partitions() -> AbstractMesh | None:
     return mesh
 
 
-def take_rows(table: Shaped[Array, "rows *rest"], index: Int[Array, "batch *more"]) -> Shaped[Array, "batch ..."]:
+def take_rows(table: Shaped[Array, " rows *rest"], index: Int[Array, " batch *more"]) -> Shaped[Array, "batch ..."]:
     """Returns `table[index]`; the rows of `table` and the first axis of `index` may be cut over devices.
 
     Indices travel, not rows: devices that share a part of the batch's axis tell each other theirs, each looks up those
@@ -52,7 +52,7 @@ def take_rows(table: Shaped[Array, "rows *rest"], index: Int[Array, "batch *more
     return over_devices(local, mesh, in_specs=(ROWS, BATCH), out_specs=BATCH)(table, index)
 
 
-def pin_batch(rows: Shaped[Array, "batch *rest"]) -> Shaped[Array, "batch *rest"]:
+def pin_batch(rows: Shaped[Array, " batch *rest"]) -> Shaped[Array, " batch *rest"]:
     """Returns the same rows, told to lie along the axes of a batch and whole in all others; one row lies everywhere.
 
     Left to itself the compiler may rather leave the weights of a layer where they are and cut its activations along

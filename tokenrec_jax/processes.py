@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Iterator
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 
@@ -22,6 +23,14 @@ def wait_for_all(name: str) -> None:
     if jax.process_count() > 1:
         with jax.transfer_guard("allow"):
             multihost_utils.sync_global_devices(name)
+
+
+def said_by_main(answer: bool) -> bool:
+    """Returns what process 0 gives, in all of them."""
+    if jax.process_count() == 1:
+        return answer
+    with jax.transfer_guard("allow"):
+        return bool(multihost_utils.broadcast_one_to_all(np.array(answer)))
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from tokenrec_jax.growth.catalogue import Catalogue
 from tokenrec_jax.growth.rows import read_id, read_items, read_rows
 from tokenrec_jax.growth.tables import Grower, Tables
 from tokenrec_jax.models.tokenrec import TokenRec
-from tokenrec_jax.requests import Searcher, State, UserCodes, seen_width, seen_widths
+from tokenrec_jax.requests import Searcher, State, UserCodes, seen_width
 from tokenrec_jax.retriever import Retriever
 from tokenrec_jax.sharding import fetch, put, replicated
 from tokenrec_jax.training.build import BuiltModel
@@ -182,7 +182,7 @@ class Recommender:
             rows = [catalogue.user_row(read_id(user, "user")) for user in users]
             read = [catalogue.history(row) for row in rows]
             if self._reads_users:
-                codes = self._codes_of(state, rows)
+                codes = state.codes_of(rows)
         else:
             read = [catalogue.session(items, number) for number, items in enumerate(histories or ())]
             if self._reads_users:
@@ -294,7 +294,7 @@ class Recommender:
         state = self._state
         row = state.catalogue.user_row(read_id(user, "user"))
         (target,) = state.catalogue.item_rows([read_id(item, "item")]).tolist()
-        codes = self._codes_of(state, [row])(0, 1) if self._reads_users else None
+        codes = state.codes_of([row])(0, 1) if self._reads_users else None
         history = state.catalogue.history(row)
         (query,) = fetch(self._searcher.query(state, [history], user_codes=codes, size=self._searcher.sizes[0]))
         rows = np.full(1 + seen_width([history]), target, np.int32)
@@ -302,23 +302,28 @@ class Recommender:
         vectors, item_codes = fetch(self._retriever.look_up(state.params, state.buffers, rows))
         return explanation(state.catalogue, row, target, query=query, vectors=vectors, codes=item_codes)
 
-    def warm_up(self, *, batch_sizes: Sequence[int] = (1,), k: int = 10) -> None:
+    def warm_up(self, *, batch_sizes: Sequence[int] = (1,), k: int = 10, longest: int = 1) -> None:
         """Compiles what requests and additions will run, so that the first ones are not slow.
 
-        Until the headroom is used up, no request of these numbers of users, for up to k items, compiles anything.
+        Until the headroom is used up, no request of these numbers of users, for k items, with a history of up to
+        `longest` items or as many as a user has now, compiles anything. What serves k serves less, down to the power of
+        two below it.
         """
         state = self._growable()
         catalogue = state.catalogue
-        longest = max(int(np.diff(catalogue.indptr).max()), 1)
-        some = np.arange(max(*self._searcher.lengths, longest), dtype=np.int32) % catalogue.num_items
         for count in batch_sizes:
-            for length in {*self._searcher.lengths, *seen_widths(longest)}:
-                read = [some[:length]] * count
+            for length in self._searcher.shapes(max(longest, int(np.diff(catalogue.indptr).max()))):
+                read = [np.arange(length, dtype=np.int32) % catalogue.num_items] * count
                 codes = None
                 if self._reads_users:
                     self._codes_of_sessions(state, read)(0, count)
-                    codes = self._codes_of(state, [0] * count)
+                    codes = state.codes_of([0] * count)
                 self._searcher.search(state, read, user_codes=codes, k=k, exclude_seen=True, allowed=state.allowed)
+
+    @property
+    def allowed(self) -> Bool[Array, " rows"]:
+        """Which rows of the item table may be recommended: those of items that are not removed."""
+        return self._state.allowed
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
@@ -329,12 +334,6 @@ class Recommender:
     def _reads_users(self) -> bool:
         """Whether the model reads codes of learned user vectors."""
         return self._config.llm.user_tokens == "learned"
-
-    def _codes_of(self, state: State, rows: Sequence[int]) -> UserCodes:
-        """Returns what the searcher asks for the codes of known users."""
-        codes = state.user_codes
-        assert codes is not None
-        return lambda start, end: codes[rows[start:end]]
 
     def _codes_of_sessions(self, state: State, histories: Sequence[Int[np.ndarray, " _"]]) -> UserCodes:
         """Returns what the searcher asks for the codes of users that only a history is known of."""

@@ -56,6 +56,12 @@ class State:
     user_codes: Int[np.ndarray, "users book"] | None
     tables: Tables | None
 
+    def codes_of(self, rows: Sequence[int]) -> UserCodes:
+        """Returns what a searcher asks for the codes of known users."""
+        codes = self.user_codes
+        assert codes is not None
+        return lambda start, end: codes[rows[start:end]]
+
 
 class Searcher:
     """Runs padded requests against states of one model."""
@@ -141,10 +147,9 @@ class Searcher:
             start += size
         return parts
 
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """The padded history lengths."""
-        return self._lengths
+    def shapes(self, longest: int) -> list[int]:
+        """Returns histories, by their lengths, that between them have all shapes of those of up to `longest` items."""
+        return sorted({*self._lengths, *seen_widths(longest)})
 
 
 def seen_width(histories: Sequence[Int[np.ndarray, " _"]]) -> int:

@@ -4,7 +4,6 @@ Read `Children`.
 """
 
 import contextlib
-import fcntl
 import os
 import pathlib
 import signal
@@ -12,6 +11,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from typing import IO
 
+from tokenrec_jax.data.files import hold
 from tokenrec_jax.types import ConfigError
 
 #: Buffers of a train step on a CPU come from huge pages: fewer page faults. See README, "A run".
@@ -97,10 +97,8 @@ def only_runner(workdir: pathlib.Path) -> Iterator[IO[str]]:
     except OSError as error:
         raise ConfigError(f"--workdir={workdir}: {error.strerror}; give a directory that can be written") from None
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not hold(file.fileno()):
             raise ConfigError(
                 f"--workdir={workdir}: another runner, or a training that it left behind, works there; wait for it"
-            ) from None
+            )
         yield file

@@ -99,7 +99,7 @@ def plan(grid: Grid, workdir: pathlib.Path, *, seeds: Sequence[int] = (), only: 
       ConfigError: no cell is left, or the config of a cell is wrong.
     """
     try:
-        cells = [_ranking_once(cell, grid) for cell in grid.cells if re.search(only, cell.name)]
+        cells = [_settled(cell, grid) for cell in grid.cells if re.search(only, cell.name)]
     except re.error as error:
         raise ConfigError(f"--only={only}: not a regular expression: {error}") from None
     if not cells:
@@ -108,11 +108,14 @@ def plan(grid: Grid, workdir: pathlib.Path, *, seeds: Sequence[int] = (), only: 
     return [Job(cell, seed, folder, _config(cell, seed, folder)) for cell, seed, folder in folders]
 
 
-def _ranking_once(cell: Cell, grid: Grid) -> Cell:
-    """Returns a cell that ranks the closed-form baselines only if tables take them from it."""
+def _settled(cell: Cell, grid: Grid) -> Cell:
+    """Returns a cell with what its kind sets itself; it ranks the closed-form baselines if tables take them from it."""
+    set_here: dict[str, Any] = {}
     if cell.kind == "holdout" or (cell.kind == "train" and grid.reference not in ("", cell.name)):
-        return dataclasses.replace(cell, overrides={"evaluation.baselines": False, **cell.overrides})
-    return cell
+        set_here["evaluation.baselines"] = False
+    if cell.kind == "holdout":
+        set_here["evaluation.graph"] = "training"
+    return dataclasses.replace(cell, overrides={**set_here, **cell.overrides})
 
 
 def _of(cell: Cell, folder: pathlib.Path) -> pathlib.Path:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from experiments.ablation.grid import Cell, Grid
 from experiments.ablation.plan import Job
+from tokenrec_jax.data.files import write_whole
 
 _FILE = "grid.json"
 
@@ -15,9 +16,7 @@ def save_grid(grid: Grid, workdir: pathlib.Path, *, seeds: Sequence[int]) -> Non
     """Writes the grid with the seeds that it was run with; those of earlier runs of the directory stay."""
     before = load_record(workdir)[0].seeds if (workdir / _FILE).is_file() else ()
     kept = dataclasses.replace(grid, seeds=tuple(dict.fromkeys((*before, *seeds))))
-    draft = workdir / f".{_FILE}.tmp"
-    draft.write_text(json.dumps(dataclasses.asdict(kept), indent=2) + "\n", encoding="utf-8")
-    draft.replace(workdir / _FILE)
+    write_whole(workdir / _FILE, json.dumps(dataclasses.asdict(kept), indent=2) + "\n")
 
 
 def load_record(workdir: pathlib.Path) -> tuple[Grid, list[Job]]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from experiments.ablation.grid import Grid
 from experiments.ablation.results import JobResult, notices
 from experiments.ablation.summary import METRICS, Row, Summary, summarise
+from tokenrec_jax.data.files import write_whole
 from tokenrec_jax.types import Split
 
 #: Stands under every table.
@@ -32,14 +33,8 @@ class Table:
 
 def write_tables(grid: Grid, results: Sequence[JobResult], workdir: pathlib.Path) -> None:
     """Writes table.csv and table.md, each at once or not at all."""
-    _replace(workdir / "table.csv", tidy_csv(grid, results))
-    _replace(workdir / "table.md", report(grid, results))
-
-
-def _replace(path: pathlib.Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.tmp")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
+    write_whole(workdir / "table.csv", tidy_csv(grid, results))
+    write_whole(workdir / "table.md", report(grid, results))
 
 
 def tables(grid: Grid, results: Sequence[JobResult]) -> list[Table]:

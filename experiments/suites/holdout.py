@@ -19,6 +19,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import Int
 
+from experiments.evaluation import batches_of
 from experiments.suites.holdout_ranks import rank_last, report
 from experiments.suites.holdout_split import HeldOut, hold_out
 from experiments.suites.holdout_untouched import measure_untouched
@@ -27,7 +28,6 @@ from tokenrec_jax.config import Config
 from tokenrec_jax.data.sources import load_interactions
 from tokenrec_jax.evaluation.comparability import protocol_interactions
 from tokenrec_jax.evaluation.evaluator import evaluate
-from tokenrec_jax.evaluation.protocols import evaluation_batches
 from tokenrec_jax.recommender import Recommender
 from tokenrec_jax.training.workdir import Workdir
 from tokenrec_jax.types import ConfigError, Split
@@ -51,8 +51,8 @@ def measure(config: Config, workdir: Workdir, *, fraction: float, by: str = "ran
       by: how the users are chosen, see `hold_out`.
 
     Raises:
-      ConfigError: the protocol is `reference`, which trains on its targets, as runs that hold out less than two
-        items a user do, or the graph is `known`, which holds them.
+      ConfigError: the run there was trained without others, or the protocol is `reference`, which trains on its
+        targets, as runs that hold out less than two items a user do, or the graph is `known`, which holds them.
     """
     if config.evaluation.graph != "training":
         raise ConfigError(f"evaluation.graph is {config.evaluation.graph!r}; allowed here: training")
@@ -62,6 +62,11 @@ def measure(config: Config, workdir: Workdir, *, fraction: float, by: str = "ran
         raise ConfigError(f"evaluation.held_out is {config.evaluation.held_out}; allowed here: 2")
     whole = protocol_interactions(load_interactions(config.data), config.evaluation.protocol, config.seed)
     part = hold_out(whole, fraction=fraction, seed=config.seed, by=by)
+    if workdir.begun and not part.training.same_histories(workdir.interactions()):
+        raise ConfigError(
+            f"--workdir={workdir.path}: the run there has others held out than --fraction={fraction} --by={by}; "
+            "give the flags that it was begun with, or another --workdir"
+        )
     if not workdir.finished:
         run(config, workdir, interactions=part.training)
     logging.info("held out: %d users, %d items; bringing them back", len(part.users), len(part.items))
@@ -99,9 +104,7 @@ def measure_users(recommender: Recommender, part: HeldOut, *, config: Config) ->
         items=np.insert(now.items, now.indptr[num_seen + 1 :], np.array(targets, now.items.dtype)),
         timestamps=None,
     )
-    batches = evaluation_batches(
-        whole, Split.TEST, max_history=config.data.max_history, batch_size=config.evaluation.batch_size
-    )
+    batches = batches_of(whole, Split.TEST, config=config)
     score = recommender.score_function()
     output = evaluate(score, batches, num_items=now.num_items, cutoffs=(USER_CUTOFF,))
     # Users that `whole` evaluates are those with enough interactions, all of ours among them, in their order.

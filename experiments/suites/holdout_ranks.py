@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from experiments.evaluation import batches_of
 from tokenrec_jax.config import Config
 from tokenrec_jax.data.interactions import Interactions
 from tokenrec_jax.evaluation.evaluator import ScoreFunction, evaluate
-from tokenrec_jax.evaluation.protocols import evaluation_batches
 from tokenrec_jax.evaluation.statistics import interval, per_user
 from tokenrec_jax.types import EvaluationBatch, Split
 
@@ -42,9 +42,7 @@ def rank_last(
         user_ids=tuple(str(row) for row in range(len(histories))),
         item_ids=now.item_ids,
     )
-    batches = evaluation_batches(
-        data, Split.TEST, max_history=config.data.max_history, batch_size=config.evaluation.batch_size
-    )
+    batches = batches_of(data, Split.TEST, config=config)
 
     def score_owners(batch: EvaluationBatch) -> Any:
         return score(dataclasses.replace(batch, user=whose[np.asarray(batch.user)]))
@@ -52,7 +50,7 @@ def rank_last(
     return evaluate(score_owners, batches, num_items=now.num_items, cutoffs=(cutoff,)).ranks
 
 
-def report(ranks: Int[np.ndarray, "held_out *peers"], *, cutoff: int, seed: int) -> dict[str, Any]:
+def report(ranks: Int[np.ndarray, " held_out *peers"], *, cutoff: int, seed: int) -> dict[str, Any]:
     """Returns HR and NDCG at a cutoff, and the middle 95 % of HR when those held out are drawn again (bootstrap)."""
     flat, shape = ranks.reshape(-1), (len(ranks), -1)
     hits, gains = (per_user(flat, f"{name}@{cutoff}").reshape(shape).mean(axis=1) for name in ("hr", "ndcg"))

@@ -30,6 +30,15 @@ def test_every_user_once_in_few_shapes(tmp_path, monkeypatch):
         np.testing.assert_allclose(batch.scores, [[each.score for each in row] for row in expected], atol=1e-5)
 
 
+def test_removed_items_are_left_out(tmp_path):
+    recommender = untrained_recommender(small_config(tmp_path))
+    best = [each.item for each in recommender.recommend(["user-1"], k=4)[0]]
+    recommender.remove_items(best[:3])
+    ranker = BulkRanker.of(recommender)
+    (batch,) = ranker.rank(np.array([1]), k=4)
+    assert recommender.item_ids[batch.ids[0, 0]] == best[3]
+
+
 def test_the_unseen_prompt_asks_otherwise(tmp_path):
     recommender = untrained_recommender(small_config(tmp_path))
     ranker = BulkRanker.of(recommender)

@@ -23,7 +23,7 @@ def test_state_and_position_come_back_as_they_went(setup, tmp_path, caplog):
     store.save(state, position)
     store.close()
     store = CheckpointStore(tmp_path)
-    assert store.latest == tmp_path / "checkpoints" / "state" / "127"
+    assert store.latest == tmp_path / "checkpoints" / "state" / "129"
     assert store.restore_position() == position
     abstract = abstract_stage(
         abstract_state(setup.built.definition), setup.built.graph, definition=setup.built.definition,
@@ -46,6 +46,42 @@ def test_models_are_replaced_by_name(setup, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, restored, zeros)
     with pytest.raises(ConfigError, match="best_joint: no such checkpoint"):
         store.restore_model("best_joint", model)
+    store.close()
+    # Who only reads models leaves no trace.
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["best_llm"]
+
+
+def test_a_model_stays_until_the_next_one_is_whole(setup, tmp_path, monkeypatch):
+    store, folder = CheckpointStore(tmp_path), tmp_path / "checkpoints"
+    state = setup.state(Stage.LLM)
+    model = {"params": state.params, "buffers": state.buffers}
+    abstract = abstract_model(setup.built.definition, setup.mesh)
+    store.save_model("best_llm", model)
+    save = store._models.save
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store._models, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        store.save_model("best_llm", model)
+    jax.tree.map(np.testing.assert_array_equal, store.restore_model("best_llm", abstract), model)
+    # Killed between two names: the new one is whole and the old one is gone.
+    (folder / "best_llm").rename(folder / "best_llm.new")
+    assert store.has_model("best_llm")
+    jax.tree.map(np.testing.assert_array_equal, store.restore_model("best_llm", abstract), model)
+    monkeypatch.setattr(store._models, "save", save)
+    store.save_model("best_llm", jax.tree.map(lambda x: x * 0, model))
+    assert [path.name for path in folder.iterdir()] == ["best_llm"]
+    assert not np.any(jax.tree.leaves(store.restore_model("best_llm", abstract))[0])
+    store.close()
+
+
+def test_the_end_of_a_stage_and_the_start_of_the_next_are_two_states(setup, tmp_path):
+    store, state = CheckpointStore(tmp_path), setup.state(Stage.LLM)
+    store.save(state, Position(stage=1, step=40, total_step=80))
+    store.save(state, Position(stage=2, total_step=80))
+    assert store.restore_position() == Position(stage=2, total_step=80)
     store.close()
 
 
@@ -74,7 +110,7 @@ def test_what_another_version_wrote_is_one_line(setup, tmp_path):
     store.save(state, Older(stage=2, total_step=5))
     store.close()
     store = CheckpointStore(tmp_path)
-    with pytest.raises(ConfigError, match=r"state.5: its position has kept; .*another version"):
+    with pytest.raises(ConfigError, match=r"state.7: its position has kept; .*another version"):
         store.restore_position()
     moments = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*x.shape, 2), x.dtype) if x.ndim else x, abstract.optimizer)
     for other in (
@@ -82,8 +118,9 @@ def test_what_another_version_wrote_is_one_line(setup, tmp_path):
         dataclasses.replace(abstract, params=longer["params"]),
         dataclasses.replace(abstract, optimizer=moments),
     ):
-        with pytest.raises(ConfigError, match=r"state.5.state: holds other arrays.*another version"):
+        with pytest.raises(ConfigError, match=r"state.7.state: holds other arrays.*another version") as raised:
             store.restore_state(other)
+        assert len(str(raised.value)) < 500
     # Nothing that Orbax began to read is left to be collected during another test.
     gc.collect()
     store.close()

@@ -31,6 +31,14 @@ def test_a_text_is_read_once_and_says_the_same_in_any_company(checkpoint, monkey
     said = vectors[[0, 1, 2, 4, 5]]
     np.testing.assert_allclose(said.mean(axis=0), 0, atol=1e-4)
     np.testing.assert_allclose(said.var(axis=0)[0], 1, rtol=1e-3)
+    # Other weights under the same name are another model.
+    other = llm.make_model(llm.preset("tiny", vocab_size=100), rngs=nnx.Rngs(1))
+    names = item_text._files(str(checkpoint))
+    llm.save_hf(other, checkpoint, word_tokenizer(TEXTS))
+    assert names.keys() == item_text._files(str(checkpoint)).keys() and names != item_text._files(str(checkpoint))
+    monkeypatch.setattr(item_text, "_read", lambda *_: np.zeros((5, 1), np.float32))
+    assert item_text.text_states(str(checkpoint), [text for text in TEXTS if text], cache=cache).shape == (5, 1)
+    monkeypatch.setattr(item_text, "_read", read)
     # In another batch, beside longer texts.
     np.testing.assert_allclose(fitted.vectors(["blue shoe"])[0], vectors[1], atol=1e-4)
 

@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from tqdm import tqdm
 
 from tokenrec_jax.bulk.ranking import BulkRanker
+from tokenrec_jax.data.files import write_whole
 from tokenrec_jax.data.interactions import Interactions
 from tokenrec_jax.processes import is_main, main_first, wait_for_all
 from tokenrec_jax.types import PADDING, ConfigError
@@ -159,9 +160,7 @@ class _Parts:
             shutil.rmtree(self._folder)
         self._folder.mkdir(parents=True, exist_ok=True)
         if not (self._folder / _JOB).is_file():
-            draft = self._folder / f"{_JOB}.tmp"
-            draft.write_text(json.dumps(self._job, indent=2) + "\n", encoding="utf-8")
-            draft.replace(self._folder / _JOB)
+            write_whole(self._folder / _JOB, json.dumps(self._job, indent=2) + "\n")
 
     def _check(self) -> None:
         found = self._found()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from tokenrec_jax.config import Config
 from tokenrec_jax.data.interactions import Interactions
@@ -54,6 +54,7 @@ class BulkRanker:
         *,
         index: ItemIndex,
         config: Config,
+        allow: Bool[Array, " items"] | None = None,
         batch_size: int = 0,
     ):
         """Holds a model; `of` is the usual way to get one.
@@ -65,10 +66,12 @@ class BulkRanker:
           interactions: whose users are ranked.
           index: of the items.
           config: of the run.
+          allow: False for items that are not to be recommended; None: all are.
           batch_size: users a batch, rounded up to what the devices can share; 0: `evaluation.batch_size`.
         """
         self.interactions = interactions
         self._retriever, self._params, self._buffers, self._index = retriever, params, buffers, index
+        self._allow = allow
         parts = math.prod(retriever.mesh.shape[axis] for axis in BATCH_AXES)
         self._batch_size = round_up(batch_size or config.evaluation.batch_size, multiple=parts)
         self._buckets = np.array(config.data.history_buckets or (config.data.max_history,))
@@ -85,6 +88,7 @@ class BulkRanker:
             recommender.interactions,
             index=retriever.index(params, buffers, num_items=recommender.interactions.num_items),
             config=model.config,
+            allow=recommender.allowed,
             batch_size=batch_size,
         )
 
@@ -126,7 +130,7 @@ class BulkRanker:
         batch = self._batch(np.pad(users, (0, self._batch_size - len(users)), mode="edge"))
         batch = put_batch(batch, self._retriever.mesh)
         queries = self._retriever.query(self._params, self._buffers, batch, prompt=prompt)
-        return self._index.search(queries, k=k, exclude=batch.seen if exclude_seen else None)
+        return self._index.search(queries, k=k, exclude=batch.seen if exclude_seen else None, allow=self._allow)
 
     def _batch(self, users: np.ndarray) -> EvaluationBatch:
         start, end = self.interactions.indptr[users], self.interactions.indptr[users + 1]

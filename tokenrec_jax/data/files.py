@@ -1,4 +1,4 @@
-"""What readers and writers of data files share: text with line numbers, hashes, folders that appear whole.
+"""What readers and writers of data files share: text with line numbers, hashes, locks, what appears whole.
 
 Nothing here knows what a file means. Read `new_folder` first: it is why a failure leaves nothing
 half-written.
@@ -6,6 +6,7 @@ half-written.
 
 import codecs
 import contextlib
+import fcntl
 import hashlib
 import os
 import pathlib
@@ -43,11 +44,34 @@ def new_folder(target: pathlib.Path, *, replace: bool = False) -> Iterator[pathl
         try:
             temporary.rename(target)
         except OSError:
+            if outdated.exists() and not target.exists():
+                outdated.rename(target)
+                raise
             if not target.is_dir():
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(outdated, ignore_errors=True)
+
+
+def write_whole(path: pathlib.Path, content: str | bytes) -> None:
+    """Writes a small file, which is then there as a whole or as it was; text as UTF-8."""
+    draft = path.with_name(f".{path.name}.tmp")
+    draft.write_bytes(content if isinstance(content, bytes) else content.encode())
+    draft.replace(path)
+
+
+def hold(file: int) -> bool:
+    """Locks an open file for this process until it is closed; returns False if another process has it.
+
+    Raises:
+      OSError: the file system has no locks.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def empty_target(folder: str) -> pathlib.Path:

@@ -86,6 +86,15 @@ class Interactions:
         """Returns a view of a user's items, oldest first."""
         return self.items[self.indptr[user] : self.indptr[user + 1]]
 
+    def same_histories(self, other: "Interactions") -> bool:
+        """Returns whether another data set has the same users and items, in the same order, with the same histories."""
+        return (
+            self.user_ids == other.user_ids
+            and self.item_ids == other.item_ids
+            and np.array_equal(self.indptr, other.indptr)
+            and np.array_equal(self.items, other.items)
+        )
+
     def without_last(self, count: int) -> "Interactions":
         """Returns the data set without the newest `count` interactions of each user.
 

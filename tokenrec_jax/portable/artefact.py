@@ -23,7 +23,7 @@ import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from tokenrec_jax.data.files import empty_target, new_folder
 from tokenrec_jax.numerics import normalize
@@ -42,7 +42,8 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def export_portable(recommender: Recommender, folder: str, *, k: int = 100) -> None:
     """Writes the folder; it appears whole or not at all.
 
-    The program has the "seen" prompt and never recommends what it is told to exclude.
+    The program has the "seen" prompt and never recommends what it is told to exclude, nor what the recommender has
+    removed.
 
     Args:
       recommender: of a finished run.
@@ -88,7 +89,9 @@ def lower(recommender: Recommender, *, k: int) -> tuple[bytes, dict[str, np.ndar
     """
     definition, model = recommender.built.definition, recommender.model
     items = jax.jit(model.item_space)(model.tables.item_vectors[...])[: recommender.interactions.num_items]
-    leaves, structure = jax.tree_util.tree_flatten_with_path({"model": split(model), "items": normalize(items)})
+    allowed = recommender.allowed[: len(items)]
+    parts = {"model": split(model), "items": normalize(items), "allowed": allowed}
+    leaves, structure = jax.tree_util.tree_flatten_with_path(parts)
     arrays = {path_name(path): fetch(leaf) for path, leaf in leaves}
 
     names = list(arrays)
@@ -107,7 +110,7 @@ def lower(recommender: Recommender, *, k: int) -> tuple[bytes, dict[str, np.ndar
             return last_queries(merged, user=user[None], history=history[None], template=template)[0]
 
         query = jax.vmap(query_of)(user, history)
-        return _top_k(normalize(query), tree["items"], exclude=exclude, k=k)
+        return _top_k(normalize(query), tree["items"], allow=tree["allowed"], exclude=exclude, k=k)
 
     def shapes() -> list[jax.ShapeDtypeStruct]:
         return [jax.ShapeDtypeStruct(arrays[name].shape, arrays[name].dtype) for name in names]
@@ -133,14 +136,19 @@ def _read_arguments(jaxpr: Any) -> list[bool]:
 
 
 def _top_k(
-    queries: Float[Array, "batch emb"], items: Float[Array, "items emb"], *, exclude: Int[Array, "batch seen"], k: int
+    queries: Float[Array, "batch emb"],
+    items: Float[Array, "items emb"],
+    *,
+    allow: Bool[Array, " items"],
+    exclude: Int[Array, "batch seen"],
+    k: int,
 ) -> tuple[Int[Array, "batch k"], Float[Array, "batch k"]]:
-    """Returns item rows and scores, best first, -1 and -inf where none is left; all is allowed that is not excluded.
+    """Returns item rows and scores, best first, -1 and -inf where none is left.
 
     Differs: `retrieval/` selects as suits the machine that it runs on; this is the same result in plain operations.
     """
     scores = similarities(queries, items)
-    allowed = allowed_items(exclude, num_rows=len(items), num_items=len(items))
+    allowed = allowed_items(exclude, num_rows=len(items), num_items=len(items), allow=allow[None])
     best, ids = jax.lax.top_k(jnp.where(allowed, scores, -jnp.inf), min(k, len(items)))
     return jnp.where(best > -jnp.inf, ids, PADDING), best
 

@@ -10,7 +10,6 @@ and is cut off. Damage anywhere else is an error, never skipped. Nothing here kn
 """
 
 import dataclasses
-import fcntl
 import json
 import os
 import pathlib
@@ -20,6 +19,7 @@ from typing import Any
 
 from absl import logging
 
+from tokenrec_jax.data.files import hold
 from tokenrec_jax.types import ConfigError, DataError
 
 FORMAT = 1
@@ -93,7 +93,8 @@ class InteractionLog:
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}; give a --state directory that can be written") from None
         try:
-            _lock(file, path)
+            if not hold(file):
+                raise ConfigError(f"{path}: another server writes to it; stop that one or give another --state")
             sequence, size = _check(path, run=run)
             _cut(file, path, size=size)
             log = cls(path, file, sequence=sequence, size=size)
@@ -173,13 +174,6 @@ class InteractionLog:
             os.ftruncate(self._file, self._size)
         except OSError:
             self._broken = f"{self.path}: {cause.strerror}, and the half-written line stays; restart the server"
-
-
-def _lock(file: int, path: pathlib.Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise ConfigError(f"{path}: another server writes to it; stop that one or give another --state") from None
 
 
 def _check(path: pathlib.Path, *, run: str) -> tuple[int, int]:

@@ -1,17 +1,21 @@
 """Checkpoints of a run with Orbax: the train state with its position, and models by name. Read `CheckpointStore`.
 
-Every write is atomic: a checkpoint is there whole or not at all.
+Every write is atomic: a checkpoint is there whole or as it was.
 """
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
+import shutil
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
+from tokenrec_jax.processes import is_main, wait_for_all
 from tokenrec_jax.training.state import TrainState
 from tokenrec_jax.types import ConfigError
 
@@ -49,14 +53,20 @@ class Position:
 
 
 class CheckpointStore:
-    """The folder DIR/checkpoints: `state/<total step>` (the newest two), `best_<stage>` and `final` models."""
+    """The folder DIR/checkpoints: `state/<number>` (the newest two), `best_<stage>` and `final` models.
+
+    The number of a state is its total step plus its stage: the end of a stage and the start of the next are two states.
+    """
 
     def __init__(self, workdir: pathlib.Path):
-        """Opens or makes the folder."""
+        """Opens the folder; nothing is made before states are asked for."""
         self._root = (workdir / "checkpoints").resolve()
-        options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True)
-        self._states = ocp.CheckpointManager(self._root / "state", options=options)
         self._models = ocp.StandardCheckpointer()
+
+    @functools.cached_property
+    def _states(self) -> ocp.CheckpointManager:
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True)
+        return ocp.CheckpointManager(self._root / "state", options=options)
 
     @property
     def latest(self) -> pathlib.Path | None:
@@ -65,11 +75,12 @@ class CheckpointStore:
         return None if step is None else self._root / "state" / str(step)
 
     def save(self, state: TrainState, position: Position) -> None:
-        """Writes the state in the background, under its total step; a state that is there already stays."""
-        if self._states.latest_step() == position.total_step:
+        """Writes the state in the background; one of the same step and stage that is there already stays."""
+        number = position.total_step + position.stage
+        if self._states.latest_step() == number:
             return
         self._states.save(
-            position.total_step,
+            number,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(_as_dict(state)),
                 position=ocp.args.JsonSave(dataclasses.asdict(position)),
@@ -104,13 +115,21 @@ class CheckpointStore:
         return TrainState(**restored["state"])
 
     def save_model(self, name: str, model: dict[str, Any]) -> None:
-        """Writes parameters and buffers under a name, replacing what was there."""
-        self._models.save(self._root / name, model, force=True)
+        """Writes parameters and buffers under a name; what was there stays until they are whole."""
+        target = self._root / name
+        _take_draft(target)
+        self._models.save(_draft(target), model, force=True)
         self._models.wait_until_finished()
+        _take_draft(target)
 
     def has_model(self, name: str) -> bool:
         """Returns whether a model of that name was saved."""
-        return (self._root / name).is_dir()
+        return self._model(name).is_dir()
+
+    def _model(self, name: str) -> pathlib.Path:
+        """Returns the folder of a model: a whole draft where `save_model` was killed before it renamed it."""
+        target = self._root / name
+        return target if target.is_dir() or not _draft(target).is_dir() else _draft(target)
 
     def restore_model(self, name: str, abstract: dict[str, Any]) -> dict[str, Any]:
         """Returns the model of a name.
@@ -120,8 +139,9 @@ class CheckpointStore:
         """
         if not self.has_model(name):
             raise ConfigError(f"{self._root / name}: no such checkpoint; the run has not got that far")
-        with self._same_arrays(self._root / name, abstract):
-            return self._models.restore(self._root / name, abstract)
+        path = self._model(name)
+        with self._same_arrays(path, abstract):
+            return self._models.restore(path, abstract)
 
     @contextlib.contextmanager
     def _same_arrays(self, path: pathlib.Path, abstract: Any) -> Iterator[None]:
@@ -129,8 +149,9 @@ class CheckpointStore:
 
         Shapes are compared first: where Orbax finds a wrong one, it has begun to read.
         """
-        # Of the arrays alone: a state is one item of its checkpoint, and Orbax warns where that has no record of its own.
-        there = _shapes(ocp.StandardCheckpointHandler().metadata(path))
+        # Of the arrays alone: a state is one item of its checkpoint, and Orbax warns that it has no record of its own.
+        arrays = ocp.StandardCheckpointHandler().metadata(path)  # pyright: ignore[reportArgumentType]
+        there = _shapes(arrays)
         for name, shape in _shapes(abstract).items():
             if there.get(name, shape) != shape:
                 raise _other_arrays(path, f"{name} is {there[name]} there, {shape} here")
@@ -139,13 +160,32 @@ class CheckpointStore:
         except ValueError as error:
             # The names of arrays stand on the lines after the first, where it has any.
             head, *arrays = (line.strip() for line in str(error).splitlines())
-            raise _other_arrays(path, arrays[0].rstrip(":") if arrays else head) from error
+            what = arrays[0].rstrip(":") if arrays else head
+            # Orbax goes on with the names of all arrays.
+            raise _other_arrays(path, textwrap.shorten(what, 200, placeholder=" …")) from error
 
     def close(self) -> None:
         """Waits for writes in the background."""
-        self._states.wait_until_finished()
-        self._states.close()
+        if "_states" in self.__dict__:
+            self._states.wait_until_finished()
+            self._states.close()
         self._models.close()
+
+
+def _draft(target: pathlib.Path) -> pathlib.Path:
+    return target.with_name(f"{target.name}.new")
+
+
+def _take_draft(target: pathlib.Path) -> None:
+    """Puts a whole draft, if there is one, where it belongs."""
+    draft, outdated = _draft(target), target.with_name(f"{target.name}.old")
+    if is_main() and draft.is_dir():
+        shutil.rmtree(outdated, ignore_errors=True)
+        if target.exists():
+            target.rename(outdated)
+        draft.rename(target)
+        shutil.rmtree(outdated, ignore_errors=True)
+    wait_for_all(f"saved {target.name}")
 
 
 def _as_dict(state: TrainState) -> dict[str, Any]:

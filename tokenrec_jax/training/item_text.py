@@ -20,6 +20,7 @@ from absl import logging
 from flax import nnx
 from jaxtyping import Float
 
+from tokenrec_jax.data.files import content_hash
 from tokenrec_jax.data.vocabulary import load_tokenizer
 from tokenrec_jax.models import llm
 from tokenrec_jax.numerics import round_up
@@ -117,7 +118,8 @@ def text_states(name: str, texts: Sequence[str], *, cache: pathlib.Path | None) 
     """
     if cache is None:
         return _read(name, texts)
-    digest = hashlib.sha256(json.dumps([name, MAX_TOKENS, list(texts)]).encode()).hexdigest()[:16]
+    asked = [name, _files(name), MAX_TOKENS, list(texts)]
+    digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
     file = cache / f"item-text-{digest}.safetensors"
     if file.is_file():
         return safetensors.numpy.load_file(file)["states"]
@@ -133,6 +135,13 @@ def text_states(name: str, texts: Sequence[str], *, cache: pathlib.Path | None) 
             "folder that may be written"
         ) from None
     return states
+
+
+def _files(name: str) -> dict[str, str]:
+    """Returns the hashes of the files of a language model that is a path: what it holds may change."""
+    path = pathlib.Path(name)
+    files = sorted(child for child in path.iterdir() if child.is_file()) if path.is_dir() else [path]
+    return {file.name: content_hash(file) for file in files if file.is_file()}
 
 
 def _read(name: str, texts: Sequence[str]) -> Float[np.ndarray, "texts hidden"]:

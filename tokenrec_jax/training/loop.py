@@ -103,7 +103,7 @@ def run_stage(
 
     trace = StepTrace(config.train.profile, stage=run.stage, folder=writer.folder / "profile")
     with StopSignals(mesh) as stop, trace, _progress(run.stage, num_steps, position.step) as progress:
-        while position.step < num_steps:
+        while position.step < num_steps and not _exhausted(position, run.stage, config):
             # Nothing may be copied to the devices but the batch, and that explicitly.
             with jax.transfer_guard("disallow"), trace.step(position.step):
                 batch = put_batch(next(run.batches), mesh)
@@ -128,14 +128,11 @@ def run_stage(
                 writer.write(position.total_step, scores, stage=run.stage, kind="valid")
                 progress.report(scores)
                 _keep_best(state, scores[SELECTION_METRIC], position, run.stage, store)
-                if config.train.patience and position.evaluations_since_best >= config.train.patience:
+                if _exhausted(position, run.stage, config):
                     logging.info(
-                        "stage %s stops at step %d: no better since %d",
-                        run.stage,
-                        position.step,
-                        position.best_step,
+                        "stage %s stops at step %d: no better since %d", run.stage, position.step, position.best_step
                     )
-                    break
+                    last = True
             if stop.due(position.step, last=last):
                 checkpoint()
                 raise StoppedError(
@@ -155,6 +152,12 @@ def _keep_best(state: TrainState, score: float, position: Position, stage: Stage
         store.save_model(f"best_{stage}", {"params": state.params, "buffers": state.buffers})
     else:
         position.evaluations_since_best += 1
+
+
+def _exhausted(position: Position, stage: Stage, config: Config) -> bool:
+    """Returns whether a stage that learns to rank histories has not become better for so long that it ends."""
+    patient = config.train.patience > 0 and stage in (Stage.LLM, Stage.JOINT)
+    return patient and position.evaluations_since_best >= config.train.patience
 
 
 def _due(step: int, every: int) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from tensorboardX import SummaryWriter
 
+from tokenrec_jax.data.files import write_whole
 from tokenrec_jax.processes import is_main
 
 
@@ -25,9 +26,7 @@ class MetricWriter:
             return
         path = workdir / "metrics.jsonl"
         kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= resume_step]
-        draft = path.with_suffix(".tmp")
-        draft.write_text("".join(kept), encoding="utf-8")
-        draft.replace(path)
+        write_whole(path, "".join(kept))
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
 

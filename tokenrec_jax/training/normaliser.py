@@ -185,13 +185,13 @@ class _Blocks:
         self._order = jnp.argsort(~wanted)
         self.used: Bool[Array, " block"] = jnp.arange(self._count) * self._size < jnp.sum(wanted)
 
-    def cut(self, rows: Float[Array, "rows *rest"]) -> Float[Array, "block size *rest"]:
+    def cut(self, rows: Float[Array, " rows *rest"]) -> Float[Array, "block size *rest"]:
         """Returns the rows in blocks, the last one filled up with zeros, which have no gradient."""
         filling = self._count * self._size - self._rows
         padded = jnp.pad(rows[self._order], ((0, filling), *[(0, 0)] * (rows.ndim - 1)))
         return padded.reshape(self._count, self._size, *rows.shape[1:])
 
-    def merge(self, blocks: Float[Array, "block size *rest"]) -> Float[Array, "rows *rest"]:
+    def merge(self, blocks: Float[Array, "block size *rest"]) -> Float[Array, " rows *rest"]:
         """Undoes `cut`."""
         return blocks.reshape(-1, *blocks.shape[2:])[jnp.argsort(self._order)]
 

@@ -6,7 +6,6 @@ Runs that differ in a late stage only, as those of an ablation, share what comes
 import dataclasses
 import pathlib
 
-import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
@@ -80,7 +79,7 @@ def reuse(state: TrainState, donor: pathlib.Path, *, training: Interactions, con
     other = workdir.config()
     stages = shared_stages(config, other)
     theirs = training_part(workdir.interactions(), other.evaluation)
-    if not _same_data(training, theirs):
+    if not training.same_histories(theirs):
         stages = ()
     logging.info("from %s: %s", donor, ", ".join(stages) or "nothing, as data, seed or first stage differ")
     if not stages:
@@ -103,13 +102,4 @@ def reuse(state: TrainState, donor: pathlib.Path, *, training: Interactions, con
         ),
         seconds={str(stage): spent[stage] for stage in stages if stage in spent},
         chosen_steps={str(stage): steps[stage] for stage in stages if stage in steps},
-    )
-
-
-def _same_data(one: Interactions, other: Interactions) -> bool:
-    return (
-        one.user_ids == other.user_ids
-        and one.item_ids == other.item_ids
-        and np.array_equal(one.indptr, other.indptr)
-        and np.array_equal(one.items, other.items)
     )

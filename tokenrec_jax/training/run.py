@@ -22,7 +22,7 @@ from tokenrec_jax.training.metric_writer import MetricWriter
 from tokenrec_jax.training.reuse import reuse
 from tokenrec_jax.training.stages import abstract_stage, begin_stage, make_table_refresh
 from tokenrec_jax.training.state import Evaluator, TrainState, abstract_model, abstract_state, init_state, trained
-from tokenrec_jax.training.step import make_train_step
+from tokenrec_jax.training.step import check_batches, make_train_step
 from tokenrec_jax.training.workdir import Workdir
 from tokenrec_jax.types import Stage
 
@@ -68,12 +68,15 @@ def train(
         as the two have them in common.
 
     Raises:
+      ConfigError: see `check_batches`.
       TokenRecError: see `run_stage`.
     """
+    stages = [Stage(name) for name in config.stages]
+    for stage in stages:
+        check_batches(config, stage, mesh)
     store = CheckpointStore(workdir.path)
     position = store.restore_position() or Position()
     writer = MetricWriter(workdir.path, resume_step=position.total_step)
-    stages = [Stage(name) for name in config.stages]
     try:
         if store.latest is None:
             state = init_state(built.definition, seed=config.seed, mesh=mesh, pretrained=built.pretrained)

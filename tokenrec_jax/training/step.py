@@ -176,6 +176,23 @@ def content_loss(model: TokenRec, item_vectors: Array) -> Float[Array, ""]:
         return 1 - jnp.sum(jnp.where(real, cosine, 0.0)) / model.shape.num_items
 
 
+def check_batches(config: Config, stage: Stage, mesh: Mesh) -> None:
+    """Raises ConfigError if the devices cannot share what a stage computes at once."""
+    devices, parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES), _parts(config, stage)
+    # A batch of JOINT has parts of the size of the first two stages.
+    for part in Stage if stage is Stage.JOINT else (stage,):
+        examples = config.stage(part).batch_size
+        if examples // parts % devices:
+            raise ConfigError(
+                f"train.{part}.batch_size is {examples}, in {parts} parts (train.{stage}.accumulate); allowed are "
+                f"parts that mesh.data x mesh.fsdp = {devices} divides"
+            )
+
+
+def _parts(config: Config, stage: Stage) -> int:
+    return config.stage(stage).accumulate if stage in (Stage.LLM, Stage.JOINT) else 1
+
+
 def make_train_step(
     definition: ModelDefinition, *, config: Config, stage: Stage, state: TrainState, mesh: Mesh
 ) -> TrainStep:
@@ -189,11 +206,11 @@ def make_train_step(
       mesh: devices.
 
     Raises:
-      ConfigError: by the step, the devices cannot share a part of a batch.
+      ConfigError: see `check_batches`.
     """
+    check_batches(config, stage, mesh)
     optimizer = make_optimizer(config.stage(stage))
-    parts = config.stage(stage).accumulate if stage in (Stage.LLM, Stage.JOINT) else 1
-    devices = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    parts = _parts(config, stage)
 
     def differentiate(state, graph, moving, buffers, batch, key, weight=1.0):
         """Returns ((total, (loss, buffers after it)), gradients of the moving parameters) of a batch."""
@@ -210,12 +227,6 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         loss_key, user_key, item_key = jax.random.split(key, 3)
         moving = trained(state.params, stage, tuning=config.llm.tuning)
-        rows = jax.tree.leaves(batch)[0].shape[0]
-        if rows // parts % devices:
-            raise ConfigError(
-                f"train.{stage}: {rows} examples in {parts} parts; allowed are parts that "
-                f"mesh.data x mesh.fsdp = {devices} divides"
-            )
         of_part = functools.partial(differentiate, state, graph, moving)
         if parts == 1:
             (total, (loss, buffers)), gradients = of_part(state.buffers, batch, loss_key)

@@ -8,24 +8,26 @@ ranks.safetensors   rank of every evaluated user's target: what result.json's fi
 result.json      written last; a run that has it is finished
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 import transformers
+from absl import logging
 from jaxtyping import Int
 
 from tokenrec_jax.config import Config, from_json, to_json
-from tokenrec_jax.data.files import empty_target, new_folder
+from tokenrec_jax.data.files import empty_target, hold, new_folder, write_whole
 from tokenrec_jax.data.interactions import Interactions
 from tokenrec_jax.models.llm import LanguageModelConfig
-from tokenrec_jax.processes import is_main, main_first, wait_for_all
+from tokenrec_jax.processes import is_main, main_first, said_by_main, wait_for_all
 from tokenrec_jax.training.checkpoint import FINAL
 from tokenrec_jax.training.item_text import TextMap
 from tokenrec_jax.types import ConfigError
@@ -92,11 +94,30 @@ class Workdir:
                     if text is not None:
                         text.save(folder)
             # The last one: its presence means that the others are there.
-            _write_atomically(self._config, to_json(config))
+            write_whole(self._config, to_json(config))
         except OSError as error:
             raise ConfigError(
                 f"--workdir={self.path}: {error.strerror}; give a directory that can be written"
             ) from None
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps other trainings out of a directory that has begun; process 0 does it for all of them.
+
+        Raises:
+          ConfigError: another training works there.
+        """
+        with contextlib.ExitStack() as stack:
+            free = True
+            if is_main():
+                file = stack.enter_context((self.path / ".lock").open("w", encoding="utf-8"))
+                try:
+                    free = hold(file.fileno())
+                except OSError as error:
+                    logging.warning("%s: %s; start no second training there", self.path, error.strerror)
+            if not said_by_main(free):
+                raise ConfigError(f"--workdir={self.path}: another training works there; wait for it, or stop it")
+            yield
 
     @classmethod
     def open_finished(cls, path: str, *, flag: str = "--workdir") -> "Workdir":
@@ -198,8 +219,8 @@ class Workdir:
         if is_main():
             if ranks is not None:
                 arrays = {name: np.ascontiguousarray(array, np.int32) for name, array in ranks.items()}
-                _write_atomically(self._ranks, safetensors.numpy.save(arrays))
-            _write_atomically(self.path / "result.json", json.dumps(result, indent=2) + "\n")
+                write_whole(self._ranks, safetensors.numpy.save(arrays))
+            write_whole(self.path / "result.json", json.dumps(result, indent=2) + "\n")
         wait_for_all("save result")
 
 
@@ -228,9 +249,3 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
-
-
-def _write_atomically(path: pathlib.Path, content: str | bytes) -> None:
-    draft = path.with_suffix(".tmp")
-    draft.write_bytes(content if isinstance(content, bytes) else content.encode())
-    draft.replace(path)
