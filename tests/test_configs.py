@@ -78,7 +78,7 @@ WHOLE = json.loads(to_json(Config()))
     "text",
     [
         *("{", "[]", "{}"),
-        *(json.dumps(WHOLE | changed) for changed in ({"llm": []}, {"sead": 0})),
+        *(json.dumps(WHOLE | changed) for changed in ({"llm": []}, {"sead": 0}, {"seed": "0"}, {"seed": True})),
         json.dumps({name: value for name, value in WHOLE.items() if name != "mesh"}),
     ],
 )

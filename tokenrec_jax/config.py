@@ -7,7 +7,7 @@ everywhere else. An empty string or 0 means "not set" where a comment says so.
 
 import dataclasses
 import json
-from typing import Any
+from typing import Any, get_origin
 
 from tokenrec_jax.types import ConfigError, Stage
 
@@ -305,7 +305,7 @@ class EvaluationConfig:
     # Rank popularity, item-kNN and EASE too, which no run trains: minutes on tens of thousands of users and
     # items, which a grid on the same data need spend only once. LightGCN, which a run trains, is always ranked.
     baselines: bool = True
-    # One of PROTOCOLS: leave-one-out as it should be, or one of two for comparison only; see evaluation/protocols.py.
+    # One of PROTOCOLS: leave-one-out as it should be, or one of two to compare with; see evaluation/comparability.py.
     protocol: str = "honest"
     # Newest interactions of each user that nothing is trained on. 2: the last is the test item, the one before it the
     # validation item, which chooses the best step of a stage. 1: the test item alone, and 0: none; then stages end with
@@ -386,4 +386,7 @@ def _build(cls: type, values: Any, where: str) -> Any:
             made[name] = _build(sections[name], value, f"{where}.{name}")
         else:
             made[name] = tuple(value) if isinstance(value, list) else value
+            wanted: Any = get_origin(fields[name].type) or fields[name].type
+            if type(made[name]) is not wanted and not (wanted is float and type(value) is int):
+                raise ConfigError(f"{where}.{name}: is {value!r}; allowed is a {wanted.__name__}")
     return cls(**made)

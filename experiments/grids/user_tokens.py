@@ -5,7 +5,7 @@ history. They need the prompt objective, where one history has one vector, so al
 and none also with the dense objective. The number of training targets is the same for all.
 
 Command: python -m experiments.ablate --grid=experiments/grids/user_tokens.py:lastfm --workdir=runs/user-tokens
-Minutes on two cores: not run.
+Minutes on one core beside others: 98 for five cells of LastFM, one seed.
 """
 
 from experiments.ablation.grid import Cell, Grid

@@ -108,7 +108,7 @@ class HistoryBatches:
         self._negatives = NegativeSampler(interactions) if self._num_negatives else None
         self._batch_size = batch_size
         self._seed = seed
-        users, ends = _example_ends(interactions, window=config.data.max_history if self._dense else 1, first=1)
+        users, ends = _example_ends(interactions, window=config.data.max_history if self._dense else 1)
         if not len(users):
             raise DataError(f"{interactions.name}: no user has two training interactions; at least one must")
         sizes = config.data.history_buckets if config.data.bucket_batches else ()
@@ -153,14 +153,14 @@ class HistoryBatches:
         return HistoryBatch(user=user, history=history, target=target, negative=negative)
 
 
-def _example_ends(interactions: Interactions, *, window: int, first: int) -> tuple[np.ndarray, np.ndarray]:
+def _example_ends(interactions: Interactions, *, window: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns (user, end) of every example: its history stops before `end`, the item at `end` is the last target.
 
-    Ends are n - 1, n - 1 - window, ... down to `first`, where n is the number of the user's training items, so that
+    Ends are n - 1, n - 1 - window, ... down to 1, where n is the number of the user's training items, so that
     windows of targets tile the history.
     """
     lengths = np.diff(interactions.indptr)
-    counts = np.maximum(-(-(lengths - first) // window), 0)
+    counts = np.maximum(-(-(lengths - 1) // window), 0)
     users = np.repeat(np.arange(interactions.num_users), counts)
     turn = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     ends = lengths[users] - 1 - turn * window

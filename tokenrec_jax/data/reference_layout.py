@@ -1,7 +1,7 @@
 """Reader of the folder layout that the reference code of TokenRec uses.
 
-    test.txt             `user item item ...`, dense ids from 0, the whole history, oldest first, one user a
-    line user_list.txt        header `org_id remap_id`, then original id and dense id of every user
+    test.txt             `user item item ...`, dense ids from 0, the whole history, oldest first, one user a line
+    user_list.txt        header `org_id remap_id`, then original id and dense id of every user
     item_list.txt        the same for items
     item_titles.tsv      optional: dense id, original id, title, genres `A|B`
     item_attributes.tsv  optional: original id, values `brand|category|...`; goes before the genres; may have

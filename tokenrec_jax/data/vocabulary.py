@@ -60,7 +60,7 @@ def load_tokenizer(name: str) -> transformers.PreTrainedTokenizerBase:
     """Returns a Hugging Face tokenizer from a folder, the local cache or the hub.
 
     Raises:
-      ConfigError: it is in none of them, or it has no pad or no end token.
+      ConfigError: it is in none of them, or it has no end token.
     """
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)

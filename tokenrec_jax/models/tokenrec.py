@@ -113,7 +113,7 @@ class TokenRec(nnx.Module):
                     user, history, template, vectors, visible, drop_key=drop_key, llm_key=llm_key
                 )
             else:
-                # The user's tokens stand for all that the user did, however long ago.
+                # The user's tokens stand for all of the history that the batch has, of items that are hidden too.
                 degree = self.tables.inverse_sqrt_degree[...]
                 whole = fold_in(history, item_vectors=vectors, inverse_sqrt_degree=degree)[:, -1]
                 hidden = self._prompt_hidden(
