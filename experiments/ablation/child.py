@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from typing import IO
 
-from tokenrec_jax.data.files import hold
+from tokenrec_jax.data.files import hold_or_refuse
 from tokenrec_jax.types import ConfigError
 
 #: Buffers of a train step on a CPU come from huge pages: fewer page faults. See README, "A run".
@@ -97,8 +97,6 @@ def only_runner(workdir: pathlib.Path) -> Iterator[IO[str]]:
     except OSError as error:
         raise ConfigError(f"--workdir={workdir}: {error.strerror}; give a directory that can be written") from None
     with file:
-        if not hold(file.fileno()):
-            raise ConfigError(
-                f"--workdir={workdir}: another runner, or a training that it left behind, works there; wait for it"
-            )
+        busy = "another runner, or a training that it left behind, works there; wait for it"
+        hold_or_refuse(file.fileno(), where=f"--workdir={workdir}", busy=busy)
         yield file

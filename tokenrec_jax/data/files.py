@@ -6,7 +6,7 @@ half-written.
 
 import codecs
 import contextlib
-import fcntl
+import errno
 import hashlib
 import os
 import pathlib
@@ -65,13 +65,37 @@ def hold(file: int) -> bool:
     """Locks an open file for this process until it is closed; returns False if another process has it.
 
     Raises:
-      OSError: the file system has no locks.
+      OSError: the file system, or the platform, has no locks.
     """
+    try:
+        # Not at the top: Windows has no such module.
+        import fcntl
+    except ModuleNotFoundError:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP)) from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
+
+
+def hold_or_refuse(file: int, *, where: str, busy: str) -> None:
+    """Locks an open file, see `hold`.
+
+    Args:
+      file: its descriptor.
+      where: what to name in errors.
+      busy: what to say if another process has it.
+
+    Raises:
+      ConfigError: another process has it, or there are no locks.
+    """
+    try:
+        free = hold(file)
+    except OSError as error:
+        raise ConfigError(f"{where}: no lock ({error.strerror}); give a directory where files can be locked") from None
+    if not free:
+        raise ConfigError(f"{where}: {busy}")
 
 
 def empty_target(folder: str) -> pathlib.Path:

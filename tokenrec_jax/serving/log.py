@@ -19,7 +19,7 @@ from typing import Any
 
 from absl import logging
 
-from tokenrec_jax.data.files import hold
+from tokenrec_jax.data.files import hold_or_refuse
 from tokenrec_jax.types import ConfigError, DataError
 
 FORMAT = 1
@@ -93,8 +93,8 @@ class InteractionLog:
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}; give a --state directory that can be written") from None
         try:
-            if not hold(file):
-                raise ConfigError(f"{path}: another server writes to it; stop that one or give another --state")
+            busy = "another server writes to it; stop that one or give another --state"
+            hold_or_refuse(file, where=str(path), busy=busy)
             sequence, size = _check(path, run=run)
             _cut(file, path, size=size)
             log = cls(path, file, sequence=sequence, size=size)
