@@ -103,12 +103,11 @@ for stage in Stage:
     found[stage] = moved(step.lower(state, batch, setup.built.graph).compile())
 config.train.llm.accumulate = 16
 state = setup.state(Stage.LLM)
-step = make_train_step(setup.built.definition, config=config, stage=Stage.LLM, state=state, mesh=mesh)
 try:
-    step.lower(state, put_batch(next(train_batches(training, config=config, stage=Stage.LLM)), mesh), setup.built.graph)
+    make_train_step(setup.built.definition, config=config, stage=Stage.LLM, state=state, mesh=mesh)
     raise SystemExit("parts of two rows were accepted on four devices")
 except ConfigError as error:
-    assert "32 examples in 16 parts" in str(error), error
+    assert "train.llm.batch_size is 32, in 16 parts (train.llm.accumulate)" in str(error), error
 index = Retriever(setup.built, mesh=mesh).index(state.params, state.buffers)
 queries = put_batch(np.zeros((32, 16), np.float32), mesh)
 found["search"] = moved(type(index).search.lower(index, queries, k=10).compile())
