@@ -33,19 +33,19 @@ def config(tmp_path):
 def test_a_run_killed_between_ranks_and_result_is_not_finished_and_goes_on(tmp_path, monkeypatch):
     made = config(tmp_path)
     workdir = Workdir.start(str(tmp_path / "run"), made)
-    write = workdir_module._write_atomically
+    write = workdir_module.write_whole
 
     def dying(path, content):
         if path.name == "result.json":
             raise Killed
         write(path, content)
 
-    monkeypatch.setattr(workdir_module, "_write_atomically", dying)
+    monkeypatch.setattr(workdir_module, "write_whole", dying)
     with pytest.raises(Killed):
         run(made, workdir)
     assert not workdir.finished
     first = workdir.ranks()
-    monkeypatch.setattr(workdir_module, "_write_atomically", write)
+    monkeypatch.setattr(workdir_module, "write_whole", write)
     run(made, workdir)
     assert workdir.finished
     again = workdir.ranks()
