@@ -106,7 +106,10 @@ def _together(main: Callable[[], None]) -> int:
 
 def _parse(argv: Sequence[str]) -> list[str]:
     try:
-        return flags.FLAGS(list(argv))
+        program, *left = flags.FLAGS(list(argv))
+        if left:
+            raise ValueError(f"{left[0]!r} is no flag; flags are given as --name=value, switches as --name or --noname")
+        return [program]
     except TokenRecError as error:
         # A config file refuses its argument.
         print(f"error: --config: {error}", file=sys.stderr)

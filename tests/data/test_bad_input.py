@@ -157,6 +157,8 @@ def test_csv_refuses(tmp_path, content, line, message):
         ('{"user": 1, "item": 2}\n\n{"user": 1}\n', 3, "item is missing"),
         ('{"user": 1}\n', 1, "no column 'item'; columns are 'user'"),
         ('{"user": 1.5, "item": 2}\n', 1, "user 1.5 cannot be read; ids are text or whole numbers"),
+        ('{"user": 1, "item": 2.0}\n{"user": 2, "item": 9007199254740993}\n', 2, "item 9007199254740992 was read as a"),
+        ('{"user": 9223372036854775808, "item": 2}\n', 1, "below 9007199254740992 only; write ids as text"),
         ('{"user": [1], "item": 2}\n', 1, "user is list<item: int64>; ids are text or whole numbers"),
         ('{"user": 1, "item": 2}\n{"user": 1, "item": "\xff"}\n', 2, "not UTF-8"),
     ],
@@ -174,6 +176,7 @@ def test_json_lines_refuse(tmp_path, content, line, message):
     [
         ({"user": [1]}, "", "no column 'item'"),
         ({"user": [1, 2], "item": ["a", None], "time": [1, 2]}, " row 2:", "item is missing"),
+        ({"user": np.float32([5, 1 << 24]), "item": ["a", "b"], "time": [1, 2]}, " row 2:", "read as a float32 number"),
         ({"user": [1, 2], "item": ["a", "b"], "time": [1.0, np.inf]}, " row 2:", "time inf is out of range"),
         (
             {"user": [1], "item": ["a"], "time": [datetime.timedelta(1)]},

@@ -224,6 +224,30 @@ def test_a_log_that_cannot_be_written_is_503_and_health_says_so(client, engine, 
     assert recommended(client, user="u0")
 
 
+def test_what_a_full_disk_kept_off_the_log_is_written_before_what_follows(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    engine = make_engine(tmp_path)
+    with starlette.TestClient(create_app(engine, access=Access()), base_url="http://localhost") as client:
+        with monkeypatch.context() as patch:
+            patch.setattr("os.write", full)
+            for item in ("n1", "n2"):
+                answer = client.post("/interactions", json={"interactions": [{"user": "a", "item": item}]})
+                assert "not recorded yet" in failure(answer, 503) and "No space left" in failure(answer, 503)
+            failure(client.delete("/items/n1"), 503)
+            assert client.get("/health").status_code == 200
+        assert engine.log.sequence == 0
+        # The recommender has known the item since the first request; its removal says so.
+        assert client.delete("/items/n1").status_code == 200
+        failure(client.delete("/items/n2"), 404)
+        assert 'tokenrec_events_total{kind="add"} 1.0' in client.get("/metrics").text
+    again = make_engine(tmp_path)
+    assert again.recommender.history("a") == ["n1"]
+    assert not again.catalogue.find_items("n1", limit=1)
+    again.log.close()
+
+
 def test_our_own_mistakes_are_500_with_one_line(engine, client, monkeypatch):
     monkeypatch.setattr(engine.recommender, "recommend", lambda **_: 1 / 0)
     assert failure(client.post("/recommend", json={"user": "u0"}), 500) == "internal error; the server's log has more"

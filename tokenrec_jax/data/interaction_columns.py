@@ -47,6 +47,7 @@ def read_ids(rows: Rows, name: str) -> pa.StringArray:
     values = rows.columns[name]
     _refuse_missing(rows, name)
     if pa.types.is_floating(values.type):
+        _refuse_rounded(rows, name)
         values = _cast_or_refuse(rows, name, values, (pa.int64(),), "ids are text or whole numbers")
     try:
         return values.cast(pa.string())
@@ -124,6 +125,18 @@ def _refuse_missing(rows: Rows, name: str) -> None:
         missing = lengths.to_numpy(zero_copy_only=False) == 0
     if missing.any():
         raise DataError(f"{rows.where(int(np.argmax(missing)))}: {name} is missing; every row needs one")
+
+
+def _refuse_rounded(rows: Rows, name: str) -> None:
+    """Raises a DataError if a floating-point number is so large that neighbouring whole numbers became the same."""
+    values = rows.columns[name].to_numpy(zero_copy_only=False)
+    exact = 2 ** (np.finfo(values.dtype).nmant + 1)
+    if not (fits := ~(np.abs(values) >= exact)).all():
+        row = int(np.argmin(fits))
+        raise DataError(
+            f"{rows.where(row)}: {name} {values[row]:.0f} was read as a {values.dtype} number, which holds whole numbers "
+            f"exactly below {exact} only; write ids as text"
+        )
 
 
 def _cast_or_refuse(

@@ -245,7 +245,7 @@ def _say_errors(app: FastAPI) -> None:
 
     async def busy(_: Request, error: Exception) -> JSONResponse:
         texts = {Full: "too many requests wait; try again later", Closed: "the server is stopping"}
-        return say(503, texts.get(type(error), f"not recorded: {error}"), **{"Retry-After": RETRY_AFTER})
+        return say(503, texts.get(type(error), f"not recorded yet: {error}"), **{"Retry-After": RETRY_AFTER})
 
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(StarletteHTTPException, http)

@@ -2,7 +2,8 @@
 
 Reads and writes are gathered apart, each with one thread. A write is first done to the recommender, which may refuse
 it, then appended to the log together with the others of its batch, then acknowledged: so the log holds nothing that
-cannot be replayed, and whoever has an acknowledgement finds it in the next answer and after any crash.
+cannot be replayed, and whoever has an acknowledgement finds it in the next answer and after any crash. Where the log
+could not take a batch (a full disk), it takes that one before any other, for the recommender knows it already.
 Read `Engine._record`. HTTP is in `app.py`.
 """
 
@@ -73,6 +74,7 @@ class Engine:
         self.recommender = recommender
         self.log = log
         self.metrics = metrics
+        self._unwritten: list[Event] = []
         self._replay()
         self._reads = Batcher[_Shape, Query, Sequence[Recommendation]](self._recommend, limits=limits, name="recommend")
         # The time of the fsync before is what gathers them.
@@ -118,7 +120,8 @@ class Engine:
 
         Raises:
           DataError: the recommender refuses them; none of them counts.
-          LogError, Full, Closed: they are not recorded; try again later.
+          LogError: they are not on the disk yet; tried again, they count once.
+          Full, Closed: they are not taken; try again later.
         """
         try:
             return await self._writes.submit(None, events)
@@ -173,22 +176,36 @@ class Engine:
     def _record(self, _: None, requests: list[Sequence[Event]]) -> list[int | Exception]:
         """Does, then writes down, the events of one batch, in the thread of the writes."""
         started = time.perf_counter()
-        if self.log.broken:
-            return [LogError(self.log.broken) for _ in requests]
+        try:
+            self._write_down()
+        except LogError as error:
+            return [error for _ in requests]
         refused = self._apply_requests(requests)
-        taken = [event for number, events in enumerate(requests) if number not in refused for event in events]
-        outcome: int | Exception = self.log.sequence
-        if taken:
-            try:
-                outcome = self.log.append(taken)
-            except LogError as error:
-                logging.error("%s", error)
-                outcome = error
-        for kind, name in ((Add, "add"), (Remove, "remove"), (Restore, "restore")):
-            self.metrics.events.labels(name).inc(sum(isinstance(event, kind) for event in taken))
+        self._unwritten = [e for number, events in enumerate(requests) if number not in refused for e in events]
+        outcome: int | Exception
+        try:
+            outcome = self._write_down()
+        except LogError as error:
+            logging.error("%s", error)
+            outcome = error
         self.metrics.batch_size.labels("record").observe(len(requests))
         self.metrics.batch_seconds.labels("record").observe(time.perf_counter() - started)
         return [refused.get(number, outcome) for number in range(len(requests))]
+
+    def _write_down(self) -> int:
+        """Appends what was done but not written yet, and returns the number of the last line.
+
+        Raises:
+          LogError: the log does not take it, now or ever.
+        """
+        if self.log.broken:
+            raise LogError(self.log.broken)
+        if self._unwritten:
+            self.log.append(self._unwritten)
+            for kind, name in ((Add, "add"), (Remove, "remove"), (Restore, "restore")):
+                self.metrics.events.labels(name).inc(sum(isinstance(event, kind) for event in self._unwritten))
+            self._unwritten = []
+        return self.log.sequence
 
     def _apply_requests(self, requests: list[Sequence[Event]]) -> dict[int, Exception]:
         """Does the events of requests and returns the errors of those that the recommender refuses, by number."""
