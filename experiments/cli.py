@@ -1,6 +1,8 @@
 """What all mains share: flags, one line and exit status 1 for every failure that a user can cause. Read `run`."""
 
+import errno
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -19,7 +21,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 from experiments import distributed
 from tokenrec_jax.config import Config
 from tokenrec_jax.config_checks import validate
-from tokenrec_jax.types import ConfigError, TokenRecError
+from tokenrec_jax.types import ConfigError, StorageError, TokenRecError
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the run.")
 
@@ -75,13 +77,50 @@ def run(main: Callable[[], None]) -> None:
 
 
 def guarded(main: Callable[[], None]) -> int:
-    """Runs `main` and returns the exit status; failures that a user can mend become one line."""
+    """Runs `main` and returns the exit status; failures that a user can mend become one line.
+
+    With --verbosity=1 the traceback of what the file system refused is logged too.
+    """
     try:
         main()
+        sys.stdout.flush()
+    except StorageError as error:
+        return _failed(str(error), status=_STORAGE)
     except TokenRecError as error:
-        print(f"error: {error}", file=sys.stderr)
+        return _failed(str(error))
+    except BrokenPipeError:
+        # Whoever reads the output has seen enough; what Python writes at its end must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.errno not in _OF_THE_FILE_SYSTEM:
+            raise
+        logging.debug("traceback", exc_info=True)
+        where = f"{error.filename}: " if error.filename else ""
+        return _failed(f"{where}{error.strerror}; run the same command again when that is mended", status=_STORAGE)
+    except KeyboardInterrupt as error:
+        number = error.args[0] if error.args else signal.SIGINT
+        return _failed("stopped; run the same command again", status=128 + number)
     return 0
+
+
+#: Exit status where files cannot be written or read, as in sysexits.h.
+_STORAGE = 74
+#: No space, no right, no device, no more files: what a user can mend, whichever file it is about.
+_OF_THE_FILE_SYSTEM = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE,
+    errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR,
+}  # fmt: skip
+
+
+def _failed(line: str, *, status: int = 1) -> int:
+    print(f"error: {line}", file=sys.stderr)
+    return status
+
+
+def _interrupt(number: int, _frame: object) -> None:
+    """Ends a main where it stands, with all that it tidies up on its way out."""
+    raise KeyboardInterrupt(number)
 
 
 def _together(main: Callable[[], None]) -> int:
@@ -91,12 +130,15 @@ def _together(main: Callable[[], None]) -> int:
         distributed.join()
         main()
 
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return distributed.leave(guarded(joined))
+        status = guarded(joined)
+        # Stopped, or with a full disk, nothing is left to tidy up; libraries that try would only fail aloud, or wait.
+        return distributed.leave(status, at_once=status > 1)
     except Exception as error:
         line = distributed.lost_process(error)
         if line:
-            print(f"error: {line}", file=sys.stderr)
+            _failed(line)
         elif jax.distributed.is_initialized():
             traceback.print_exc()
         else:
@@ -112,8 +154,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
         return [program]
     except TokenRecError as error:
         # A config file refuses its argument.
-        print(f"error: --config: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(_failed(f"--config: {error}"))
     except (
         flags.Error,
         UnparsedFlagError,
@@ -123,8 +164,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
         OSError,
         AttributeError,
     ) as error:
-        print(f"error: command line: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(_failed(f"command line: {' '.join(str(error).split())}"))
 
 
 def _ours_or_serious(record) -> bool:

@@ -107,13 +107,12 @@ def leave(status: int, *, at_once: bool = False) -> int:
 
     Args:
       status: of this process.
-      at_once: do not wait for the others; they then notice that this one is gone.
+      at_once: end here and now, without waiting for the others; they then notice that this one is gone.
     """
-    if not jax.distributed.is_initialized():
-        return status
     try:
         if not at_once:
-            jax.distributed.shutdown()
+            if jax.distributed.is_initialized():
+                jax.distributed.shutdown()
             return status
     except RuntimeError as error:
         logging.warning("the other processes did not end in order: %s", _first_line(error))

@@ -20,7 +20,7 @@ def write_report(folder: pathlib.Path) -> pathlib.Path:
     """Writes the page of a directory and returns its path.
 
     Raises:
-      ConfigError: the directory holds neither a run nor a grid, or matplotlib is not installed.
+      ConfigError: the directory holds neither a run nor a grid, or cannot be written, or matplotlib is not installed.
     """
     if is_grid(folder):
         text = grid_page(folder)
@@ -29,7 +29,10 @@ def write_report(folder: pathlib.Path) -> pathlib.Path:
     else:
         raise ConfigError(f"--workdir={folder}: holds neither a run nor a grid of runs")
     target = folder / "report.html"
-    write_whole(target, text)
+    try:
+        write_whole(target, text)
+    except OSError as error:
+        raise ConfigError(f"{target}: {error.strerror}; make the directory one that can be written") from None
     return target
 
 

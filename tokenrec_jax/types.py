@@ -47,6 +47,10 @@ class ConfigError(TokenRecError):
     """A config value, a working directory or a command line that cannot be used."""
 
 
+class StorageError(TokenRecError):
+    """A file system that takes nothing more; what was written before is whole."""
+
+
 class Stage(enum.StrEnum):
     """Part of the training recipe: a choice of loss terms and of the parameters that move."""
 

@@ -12,6 +12,7 @@ from typing import Any
 from experiments.ablation.python_file import load_function
 from tokenrec_jax.config import Config
 from tokenrec_jax.config_checks import validate
+from tokenrec_jax.data.files import read_json
 from tokenrec_jax.types import ConfigError
 
 #: A config as dotted names and values of JSON.
@@ -77,13 +78,13 @@ def flatten(config: Any) -> Flat:
 
 
 def read_config(folder: pathlib.Path) -> Flat | None:
-    """Returns what config.json of a run holds, None if the run has not begun."""
-    try:
-        return flatten(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    except OSError:
-        return None
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{folder / 'config.json'}: not JSON: {error}; remove {folder} to train it again") from None
+    """Returns what config.json of a run holds, None if the run has not begun.
+
+    Raises:
+      DataError: it is damaged.
+    """
+    file = folder / "config.json"
+    return flatten(read_json(file, advice=f"remove {folder} to train it again")) if file.is_file() else None
 
 
 def differences(there: Flat, here: Flat) -> list[str]:

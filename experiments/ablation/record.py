@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from experiments.ablation.grid import Cell, Grid
 from experiments.ablation.plan import Job
-from tokenrec_jax.data.files import write_whole
+from tokenrec_jax.data.files import read_json, write_whole
 
 _FILE = "grid.json"
 
@@ -21,7 +21,7 @@ def save_grid(grid: Grid, workdir: pathlib.Path, *, seeds: Sequence[int]) -> Non
 
 def load_record(workdir: pathlib.Path) -> tuple[Grid, list[Job]]:
     """Returns the grid of a directory and its jobs, to be read but not run: they have no configs."""
-    values = json.loads((workdir / _FILE).read_text(encoding="utf-8"))
+    values = read_json(workdir / _FILE, advice="remove it and run the grid again, which keeps what is done")
     cells = tuple(Cell(**cell) for cell in values.pop("cells"))
     lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
     grid = Grid(**{**values, **lists, "cells": cells})

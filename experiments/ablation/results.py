@@ -5,7 +5,6 @@ A *system* is what ranked: `tokenrec`, a trained baseline, or one of those that 
 
 import dataclasses
 import itertools
-import json
 import pathlib
 from collections.abc import Iterable
 from typing import Any
@@ -15,12 +14,15 @@ from jaxtyping import Int
 
 from experiments.ablation.plan import Job
 from experiments.training import SYSTEM as OURS
+from tokenrec_jax.data.files import read_json
 from tokenrec_jax.evaluation.comparability import HELD_OUT_NOTICES, PROTOCOL_NOTICES
 from tokenrec_jax.training.workdir import Workdir
 from tokenrec_jax.types import ConfigError, Split
 
 #: The protocol of a run that does not name its own.
 HONEST = "honest"
+
+_ONCE_MORE = "remove it and run the grid again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +79,7 @@ def read_job(job: Job) -> JobResult:
         return JobResult(job, "failed", message=job.failure.read_text(encoding="utf-8").strip())
     if not job.result.is_file():
         return JobResult(job, "begun" if job.folder.exists() else "not run")
-    result = _read_json(job.result)
+    result = read_json(job.result, advice=_ONCE_MORE)
     if job.cell.kind == "holdout":
         return JobResult(job, "finished", seconds=_seconds(job.folder), measurements=_held_out(result))
     system, measurements = read_measurements(job.folder)
@@ -86,7 +88,7 @@ def read_job(job: Job) -> JobResult:
 
 def read_measurements(folder: pathlib.Path) -> tuple[str, tuple[Measurement, ...]]:
     """Returns the own system of a finished run, and what it and all others of its result.json measured."""
-    result = _read_json(folder / "result.json")
+    result = Workdir(folder).result()
     try:
         ranks = Workdir(folder).ranks()
     except ConfigError:
@@ -128,10 +130,6 @@ def _held_out(result: dict[str, Any]) -> tuple[Measurement, ...]:
 
 
 def _seconds(folder: pathlib.Path) -> float | None:
-    file = folder / "result.json"
-    seconds = _read_json(file).get("seconds") if file.is_file() else None
+    run = Workdir(folder)
+    seconds = run.result().get("seconds") if run.finished else None
     return sum(seconds.values()) if seconds else None
-
-
-def _read_json(file: pathlib.Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8"))

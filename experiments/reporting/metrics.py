@@ -1,11 +1,12 @@
 """metrics.jsonl of a run, read back: curves and the use of codebooks. Read `read_events`."""
 
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 from experiments.reporting.plots import Series
+from tokenrec_jax.data.files import read_json_lines
+from tokenrec_jax.training.metric_writer import METRICS_FILE
 from tokenrec_jax.types import Stage
 
 #: One line of metrics.jsonl.
@@ -16,11 +17,7 @@ _SIDES = ("user", "item")
 
 def read_events(folder: pathlib.Path) -> list[Event]:
     """Returns the events of a run in order; none if it has not begun. A last line that was cut is left out."""
-    file = folder / "metrics.jsonl"
-    if not file.is_file():
-        return []
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    return read_json_lines(folder / METRICS_FILE)
 
 
 def series(events: Sequence[Event], *, stage: str, kind: str, metric: str, name: str) -> Series | None:

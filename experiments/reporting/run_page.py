@@ -13,6 +13,7 @@ from experiments.reporting.page import figure_of, folded, page, section, table_o
 from experiments.reporting.plots import Point
 from tokenrec_jax.evaluation.comparability import HELD_OUT_NOTICES
 from tokenrec_jax.evaluation.statistics import Interval, interval, per_user
+from tokenrec_jax.training.workdir import Workdir
 from tokenrec_jax.types import Split
 
 _METRICS = ("hr@10", "ndcg@10", "hr@30", COVERAGE)
@@ -26,7 +27,7 @@ def run_page(folder: pathlib.Path) -> str:
     config = read_config(folder) or {}
     finished = (folder / "result.json").is_file()
     system, measurements = read_measurements(folder) if finished else ("", ())
-    result = json.loads((folder / "result.json").read_text(encoding="utf-8")) if finished else {}
+    result = Workdir(folder).result() if finished else {}
     # A run that holds nothing out has no measurements to say it.
     said = [*notices(measurements), *filter(None, [HELD_OUT_NOTICES[result.get("held_out", 2)]])]
     spent = ", ".join(f"{stage} {seconds / 60:.1f} min" for stage, seconds in result.get("seconds", {}).items())

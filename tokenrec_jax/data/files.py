@@ -8,13 +8,15 @@ import codecs
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import pathlib
 import secrets
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
-from tokenrec_jax.types import ConfigError, DataError
+from tokenrec_jax.types import ConfigError, DataError, StorageError
 
 _BLOCK = 1 << 24
 
@@ -59,6 +61,13 @@ def write_whole(path: pathlib.Path, content: str | bytes) -> None:
     draft = path.with_name(f".{path.name}.tmp")
     draft.write_bytes(content if isinstance(content, bytes) else content.encode())
     draft.replace(path)
+
+
+def storage_error(path: pathlib.Path, reason: str) -> StorageError:
+    """Returns the error of a training whose files cannot be written."""
+    return StorageError(
+        f"{path}: {reason}; make room there and run the same command again, which goes on from the last checkpoint"
+    )
 
 
 def hold(file: int) -> bool:
@@ -150,6 +159,45 @@ def read_lines(path: pathlib.Path) -> list[str]:
     # Only "\n" and "\r\n" end a line; str.splitlines would also cut at characters that may stand in a title.
     lines = path.read_text(encoding="utf-8-sig").split("\n")
     return lines if lines[-1] else lines[:-1]
+
+
+def read_json(path: pathlib.Path, *, advice: str) -> dict[str, Any]:
+    """Returns the JSON object that a file holds.
+
+    Raises:
+      DataError: it cannot be read or holds none; ends with `advice`.
+    """
+    try:
+        return _object(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; {advice}") from None
+    except ValueError as error:
+        raise DataError(f"{path}: damaged ({error}); {advice}") from None
+
+
+def read_json_lines(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns the JSON objects of a file, one a line; none if there is no file. A last line that was cut is left out.
+
+    Raises:
+      DataError: another line holds none.
+    """
+    if not path.exists():
+        return []
+    found = []
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+        try:
+            if line.endswith(b"\n"):
+                found.append(_object(line.decode()))
+        except ValueError as error:
+            raise DataError(f"{path}:{number}: damaged ({error}); remove the line") from None
+    return found
+
+
+def _object(text: str) -> dict[str, Any]:
+    """Returns a JSON object; raises a ValueError if the text is none."""
+    if not isinstance(value := json.loads(text), dict):
+        raise ValueError(f"a {type(value).__name__}, no object")
+    return value
 
 
 def content_hash(path: pathlib.Path) -> str:

@@ -134,8 +134,8 @@ def _refuse_rounded(rows: Rows, name: str) -> None:
     if not (fits := ~(np.abs(values) >= exact)).all():
         row = int(np.argmin(fits))
         raise DataError(
-            f"{rows.where(row)}: {name} {values[row]:.0f} was read as a {values.dtype} number, which holds whole numbers "
-            f"exactly below {exact} only; write ids as text"
+            f"{rows.where(row)}: {name} {values[row]:.0f} was read as a {values.dtype} number, which holds whole "
+            f"numbers exactly below {exact} only; write ids as text"
         )
 
 

@@ -6,7 +6,9 @@ Every write is atomic: a checkpoint is there whole or as it was.
 import contextlib
 import dataclasses
 import functools
+import json
 import pathlib
+import re
 import shutil
 import textwrap
 from collections.abc import Iterator
@@ -15,13 +17,15 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from tokenrec_jax.processes import is_main, wait_for_all
+from tokenrec_jax.data.files import storage_error
+from tokenrec_jax.processes import is_main, said_by_main, wait_for_all
 from tokenrec_jax.training.state import TrainState
 from tokenrec_jax.types import ConfigError
 
 #: Name of the model that a finished run is used with.
 FINAL = "final"
 
+_STATE_BEFORE = "remove it to go on from the state before"
 _OTHER_VERSION = "was it written by another version of tokenrec_jax? Go on with that one, or train in a new --workdir"
 
 
@@ -75,28 +79,34 @@ class CheckpointStore:
         return None if step is None else self._root / "state" / str(step)
 
     def save(self, state: TrainState, position: Position) -> None:
-        """Writes the state in the background; one of the same step and stage that is there already stays."""
+        """Writes the state in the background; one of the same step and stage that is there already stays.
+
+        Raises:
+          StorageError: this state, or the one before, does not fit on the disk.
+        """
         number = position.total_step + position.stage
         if self._states.latest_step() == number:
             return
-        self._states.save(
-            number,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_as_dict(state)),
-                position=ocp.args.JsonSave(dataclasses.asdict(position)),
-            ),
-        )
+        with self._room_for(state):
+            self._states.save(
+                number,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(_as_dict(state)),
+                    position=ocp.args.JsonSave(dataclasses.asdict(position)),
+                ),
+            )
 
     def restore_position(self) -> Position | None:
         """Returns where the newest state stands, None if there is none.
 
         Raises:
-          ConfigError: another version wrote it, with other fields.
+          ConfigError: it is damaged, or another version wrote it, with other fields.
         """
         step = self._states.latest_step()
         if step is None:
             return None
-        restored = self._states.restore(step, args=ocp.args.Composite(position=ocp.args.JsonRestore()))["position"]
+        with _readable(self._root / "state" / str(step), advice=_STATE_BEFORE):
+            restored = self._states.restore(step, args=ocp.args.Composite(position=ocp.args.JsonRestore()))["position"]
         if unknown := restored.keys() - {field.name for field in dataclasses.fields(Position)}:
             raise ConfigError(f"{self.latest}: its position has {', '.join(sorted(unknown))}; {_OTHER_VERSION}")
         return Position(**restored)
@@ -105,22 +115,27 @@ class CheckpointStore:
         """Returns the newest state; `abstract` gives shapes, types and shardings.
 
         Raises:
-          ConfigError: there is none, or it has other arrays than `abstract`.
+          ConfigError: there is none, it is damaged, or it has other arrays than `abstract`.
         """
         if (newest := self.latest) is None:
             raise ConfigError(f"{self._root}: no state was saved; the run has not got that far")
         target = ocp.args.StandardRestore(_as_dict(abstract))
-        with self._same_arrays(newest / "state", _as_dict(abstract)):
+        with _same_arrays(newest / "state", _as_dict(abstract), advice=_STATE_BEFORE):
             restored = self._states.restore(int(newest.name), args=ocp.args.Composite(state=target))
         return TrainState(**restored["state"])
 
     def save_model(self, name: str, model: dict[str, Any]) -> None:
-        """Writes parameters and buffers under a name; what was there stays until they are whole."""
+        """Writes parameters and buffers under a name; what was there stays until they are whole.
+
+        Raises:
+          StorageError: they do not fit on the disk.
+        """
         target = self._root / name
-        _take_draft(target)
-        self._models.save(_draft(target), model, force=True)
-        self._models.wait_until_finished()
-        _take_draft(target)
+        with self._room_for(model):
+            _take_draft(target)
+            self._models.save(_draft(target), model, force=True)
+            self._models.wait_until_finished()
+            _take_draft(target)
 
     def has_model(self, name: str) -> bool:
         """Returns whether a model of that name was saved."""
@@ -135,41 +150,49 @@ class CheckpointStore:
         """Returns the model of a name.
 
         Raises:
-          ConfigError: there is none, or it has other arrays than `abstract`.
+          ConfigError: there is none, it is damaged, or it has other arrays than `abstract`.
         """
         if not self.has_model(name):
             raise ConfigError(f"{self._root / name}: no such checkpoint; the run has not got that far")
         path = self._model(name)
-        with self._same_arrays(path, abstract):
+        with _same_arrays(path, abstract, advice="put back a copy of it, or train again in a new --workdir"):
             return self._models.restore(path, abstract)
 
     @contextlib.contextmanager
-    def _same_arrays(self, path: pathlib.Path, abstract: Any) -> Iterator[None]:
-        """Turns a checkpoint with other arrays than asked for into one line.
+    def _room_for(self, tree: Any) -> Iterator[None]:
+        """Says in one line that the disk is full, or takes nothing: before Orbax begins to write, where it can be seen.
 
-        Shapes are compared first: where Orbax finds a wrong one, it has begun to read.
+        Args:
+          tree: the arrays to be written.
         """
-        # Of the arrays alone: a state is one item of its checkpoint, and Orbax warns that it has no record of its own.
-        arrays = ocp.StandardCheckpointHandler().metadata(path)  # pyright: ignore[reportArgumentType]
-        there = _shapes(arrays)
-        for name, shape in _shapes(abstract).items():
-            if there.get(name, shape) != shape:
-                raise _other_arrays(path, f"{name} is {there[name]} there, {shape} here")
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array))
+        free = shutil.disk_usage(_existing(self._root)).free
+        if said_by_main(needed > free):
+            raise storage_error(self._root, f"{free / 1e6:.1f} MB are free, a checkpoint takes {needed / 1e6:.1f} MB")
+        with self._refusals():
+            yield
+
+    @contextlib.contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """Turns what a file system says that takes nothing more into one line."""
         try:
             yield
-        except ValueError as error:
-            # The names of arrays stand on the lines after the first, where it has any.
-            head, *arrays = (line.strip() for line in str(error).splitlines())
-            what = arrays[0].rstrip(":") if arrays else head
-            # Orbax goes on with the names of all arrays.
-            raise _other_arrays(path, textwrap.shorten(what, 200, placeholder=" …")) from error
+        except Exception as error:
+            if (reason := _file_trouble(error)) is None:
+                raise
+            raise storage_error(self._root, reason) from error
 
     def close(self) -> None:
-        """Waits for writes in the background."""
-        if "_states" in self.__dict__:
-            self._states.wait_until_finished()
-            self._states.close()
-        self._models.close()
+        """Waits for writes in the background.
+
+        Raises:
+          StorageError: they do not fit on the disk.
+        """
+        with self._refusals():
+            if "_states" in self.__dict__:
+                self._states.wait_until_finished()
+                self._states.close()
+            self._models.close()
 
 
 def _draft(target: pathlib.Path) -> pathlib.Path:
@@ -186,6 +209,66 @@ def _take_draft(target: pathlib.Path) -> None:
         draft.rename(target)
         shutil.rmtree(outdated, ignore_errors=True)
     wait_for_all(f"saved {target.name}")
+
+
+@contextlib.contextmanager
+def _same_arrays(path: pathlib.Path, abstract: Any, *, advice: str) -> Iterator[None]:
+    """Turns a checkpoint with other arrays than asked for into one line.
+
+    Shapes are compared first: where Orbax finds a wrong one, it has begun to read.
+    """
+    # Of the arrays alone: a state is one item of its checkpoint, and Orbax warns that it has no record of its own.
+    with _readable(path, advice=advice):
+        arrays = ocp.StandardCheckpointHandler().metadata(path)  # pyright: ignore[reportArgumentType]
+    there = _shapes(arrays)
+    for name, shape in _shapes(abstract).items():
+        if there.get(name, shape) != shape:
+            raise _other_arrays(path, f"{name} is {there[name]} there, {shape} here")
+    try:
+        with _readable(path, advice=advice):
+            yield
+    except ValueError as error:
+        # The names of arrays stand on the lines after the first, where it has any.
+        head, *arrays = (line.strip() for line in str(error).splitlines())
+        what = arrays[0].rstrip(":") if arrays else head
+        # Orbax goes on with the names of all arrays.
+        raise _other_arrays(path, textwrap.shorten(what, 200, placeholder=" …")) from error
+
+
+@contextlib.contextmanager
+def _readable(path: pathlib.Path, *, advice: str) -> Iterator[None]:
+    """Turns what Orbax says of a damaged checkpoint into one line, which ends with advice."""
+    try:
+        yield
+    except Exception as error:
+        if (reason := _file_trouble(error)) is None:
+            raise
+        raise ConfigError(f"{path}: cannot be read ({reason}); {advice}") from error
+
+
+def _file_trouble(error: Exception) -> str | None:
+    """Returns in a few words what is wrong with files, None if the error is about something else."""
+    if type(error) is Exception and isinstance(error.__cause__, Exception):
+        # What Orbax makes of an array that TensorStore cannot read.
+        error = error.__cause__
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.strerror
+    text = " ".join(str(error).split())
+    if _TENSORSTORE.match(text):
+        # What, within what, within what, the cause; then where in its source, and all that it was asked to open.
+        text = re.split(r" \[[a-z]", text)[0].rpartition(": ")[2]
+    elif not isinstance(error, OSError | json.JSONDecodeError):
+        return None
+    return textwrap.shorten(text, 200, placeholder=" …")
+
+
+#: How TensorStore, which reads and writes for Orbax, begins to speak of files.
+_TENSORSTORE = re.compile(r"[A-Z_]+: .*local file")
+
+
+def _existing(path: pathlib.Path) -> pathlib.Path:
+    """Returns a path, or the first of its parents that is there."""
+    return next(parent for parent in (path, *path.parents) if parent.exists())
 
 
 def _as_dict(state: TrainState) -> dict[str, Any]:

@@ -1,13 +1,18 @@
 """Metrics of a run: one JSON line an event in metrics.jsonl, and TensorBoard scalars. Read `MetricWriter`."""
 
+import contextlib
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from tensorboardX import SummaryWriter
 
-from tokenrec_jax.data.files import write_whole
+from tokenrec_jax.data.files import read_json_lines, storage_error, write_whole
 from tokenrec_jax.processes import is_main
+
+#: Name of the file of events in a run's directory.
+METRICS_FILE = "metrics.jsonl"
 
 
 class MetricWriter:
@@ -19,36 +24,48 @@ class MetricWriter:
     """
 
     def __init__(self, workdir: pathlib.Path, *, resume_step: int):
-        """Opens DIR/metrics.jsonl and DIR/tensorboard; lines after `resume_step` go."""
+        """Opens DIR/metrics.jsonl and DIR/tensorboard; lines after `resume_step` go.
+
+        Raises:
+          DataError: a line is damaged.
+          StorageError: the directory cannot be written, as in all methods.
+        """
         self.folder = workdir
         self._writes = is_main()
         if not self._writes:
             return
-        path = workdir / "metrics.jsonl"
-        kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= resume_step]
-        write_whole(path, "".join(kept))
-        self._file = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
+        path = workdir / METRICS_FILE
+        kept = [event for event in read_json_lines(path) if event.get("step", 0) <= resume_step]
+        with self._refusals():
+            write_whole(path, "".join(map(_line, kept)))
+            self._file = path.open("a", encoding="utf-8")
+            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
 
     def write(self, step: int, values: Mapping[str, float], *, stage: str, kind: str) -> None:
         """Appends one event; `step` counts over all stages."""
         if not self._writes:
             return
-        line = {"step": step, "stage": stage, "kind": kind, **values}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(f"{stage}/{kind}/{name}", value, step)
+        with self._refusals():
+            self._file.write(_line({"step": step, "stage": stage, "kind": kind, **values}))
+            self._file.flush()
+            for name, value in values.items():
+                self._board.add_scalar(f"{stage}/{kind}/{name}", value, step)
 
     def close(self) -> None:
         """Flushes and closes both files."""
         if self._writes:
-            self._file.close()
-            self._board.close()
+            with self._refusals():
+                self._file.close()
+                self._board.close()
+
+    @contextlib.contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """Names the directory in what a file system says that takes nothing more."""
+        try:
+            yield
+        except OSError as error:
+            raise storage_error(self.folder, error.strerror or str(error)) from error
 
 
-def _complete_lines(path: pathlib.Path) -> list[str]:
-    """Returns the lines of a file that a kill may have cut in its last one."""
-    if not path.exists():
-        return []
-    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+def _line(event: Mapping[str, Any]) -> str:
+    return json.dumps(event) + "\n"

@@ -24,13 +24,16 @@ from absl import logging
 from jaxtyping import Int
 
 from tokenrec_jax.config import Config, from_json, to_json
-from tokenrec_jax.data.files import empty_target, hold, new_folder, write_whole
+from tokenrec_jax.data.files import empty_target, hold, new_folder, read_json, write_whole
 from tokenrec_jax.data.interactions import Interactions
 from tokenrec_jax.models.llm import LanguageModelConfig
 from tokenrec_jax.processes import is_main, main_first, said_by_main, wait_for_all
 from tokenrec_jax.training.checkpoint import FINAL
 from tokenrec_jax.training.item_text import TextMap
 from tokenrec_jax.types import ConfigError
+
+_COPY = "put back a copy of it, or train again in a new --workdir"
+_RANK_AGAIN = "remove result.json and run the training command again, which goes on from its last checkpoint"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,21 +99,25 @@ class Workdir:
             # The last one: its presence means that the others are there.
             write_whole(self._config, to_json(config))
         except OSError as error:
-            raise ConfigError(
-                f"--workdir={self.path}: {error.strerror}; give a directory that can be written"
-            ) from None
+            raise self._refused(error) from None
+
+    def _refused(self, error: OSError) -> ConfigError:
+        return ConfigError(f"--workdir={self.path}: {error.strerror}; give a directory that can be written")
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Keeps other trainings out of a directory that has begun; process 0 does it for all of them.
 
         Raises:
-          ConfigError: another training works there.
+          ConfigError: another training works there, or it cannot be written.
         """
         with contextlib.ExitStack() as stack:
             free = True
             if is_main():
-                file = stack.enter_context((self.path / ".lock").open("w", encoding="utf-8"))
+                try:
+                    file = stack.enter_context((self.path / ".lock").open("w", encoding="utf-8"))
+                except OSError as error:
+                    raise self._refused(error) from None
                 try:
                     free = hold(file.fileno())
                 except OSError as error:
@@ -158,16 +165,27 @@ class Workdir:
         return (self.path / "result.json").is_file()
 
     def config(self) -> Config:
-        """Returns the config of the run."""
-        return from_json(self._config.read_text(encoding="utf-8"))
+        """Returns the config of the run.
+
+        Raises:
+          ConfigError: the file is damaged, or no config of this version.
+        """
+        try:
+            return from_json(self._config.read_text(encoding="utf-8"))
+        except (ConfigError, OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{self._config}: {error}; {_COPY}") from None
 
     def interactions(self) -> Interactions:
         """Returns the data set of the run, held-out interactions included."""
         return Interactions.load(self.path / "dataset")
 
     def result(self) -> dict[str, Any]:
-        """Returns what `save_result` wrote."""
-        return json.loads((self.path / "result.json").read_text(encoding="utf-8"))
+        """Returns what `save_result` wrote.
+
+        Raises:
+          DataError: the file is damaged.
+        """
+        return read_json(self.path / "result.json", advice=_RANK_AGAIN)
 
     @property
     def _ranks(self) -> pathlib.Path:
@@ -183,10 +201,7 @@ class Workdir:
             return safetensors.numpy.load_file(self._ranks)
         except (OSError, safetensors.SafetensorError) as error:
             reason = "is not there" if not self._ranks.exists() else " ".join(str(error).split())
-            raise ConfigError(
-                f"{self._ranks}: {reason}; remove result.json beside it and run the training command again, "
-                "which goes on from its last checkpoint"
-            ) from None
+            raise ConfigError(f"{self._ranks}: {reason}; {_RANK_AGAIN}") from None
 
     def copy_model(self, folder: str) -> None:
         """Copies what a finished run needs to recommend into a new folder, which is then a run like this one.
@@ -233,7 +248,7 @@ def _given(path: str) -> pathlib.Path:
 def _same_config(file: pathlib.Path, config: Any) -> None:
     """Raises ConfigError naming the fields in which a config on disk differs from this one; see `from_json`."""
     default = _flat(json.loads(to_json(type(config)())))
-    old, new = default | _flat(json.loads(file.read_text(encoding="utf-8"))), _flat(json.loads(to_json(config)))
+    old, new = default | _flat(read_json(file, advice=_COPY)), _flat(json.loads(to_json(config)))
     changed = [
         f"{key}: {old.get(key)} there, {new.get(key)} here" for key in sorted(old | new) if old.get(key) != new.get(key)
     ]

@@ -1,0 +1,95 @@
+"""What all commands do when they are stopped or when the system refuses them: one line and a status that says which."""
+
+import errno
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from experiments import cli
+from tests.conftest import REPOSITORY
+from tokenrec_jax.types import ConfigError, StorageError
+
+
+def raising(error: BaseException):
+    def main() -> None:
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (ConfigError("--k=0: allowed is 1"), 1, "--k=0: allowed is 1"),
+        (StorageError("/run: full"), 74, "/run: full"),
+        (OSError(errno.ENOSPC, "No space left on device"), 74, "No space left on device; run the same command again"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), 74, "/x: Permission denied; run the same"),
+        (KeyboardInterrupt(), 130, "stopped; run the same command again"),
+        (KeyboardInterrupt(signal.SIGTERM), 143, "stopped; run the same command again"),
+    ],
+)
+def test_a_failure_is_one_line_with_its_status(capsys, error, status, line):
+    assert cli.guarded(raising(error)) == status
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"error: {line}") and printed.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), FileNotFoundError(errno.ENOENT, "No such file", "ours")])
+def test_our_own_mistakes_keep_their_traceback(error):
+    with pytest.raises(type(error)):
+        cli.guarded(raising(error))
+
+
+STARTED = """
+import time
+from experiments import cli
+
+def main():
+    try:
+        print("begun", flush=True)
+        {body}
+    finally:
+        print("tidied", flush=True)
+
+cli.run(main)
+"""
+
+
+def started(body: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", STARTED.format(body=body), *arguments],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_sigterm_ends_a_command_in_order():
+    process = started("time.sleep(600)")
+    assert process.stdout is not None and process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGTERM)
+    rest, said = process.communicate()
+    assert rest == "tidied\n"
+    assert said == "error: stopped; run the same command again\n"
+    assert process.returncode == 128 + signal.SIGTERM
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    process = started("print('\\n' * 1_000_000)")
+    assert process.stdout is not None and process.stdout.readline() == "begun\n"
+    process.stdout.close()
+    assert process.stderr is not None and process.stderr.read() == ""
+    assert process.wait() == 1
+
+
+@pytest.mark.parametrize("word", ["False", "config.seed=1", "-"])
+def test_words_that_are_no_flags_are_refused(word):
+    process = started("pass", word)
+    _, said = process.communicate()
+    assert said == (
+        f"error: command line: {word!r} is no flag; flags are given as --name=value, switches as --name or --noname\n"
+    )
+    assert process.returncode == 1
