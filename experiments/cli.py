@@ -14,10 +14,6 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 from ml_collections.config_flags.config_flags import UnparsedFlagError
 
-# Read when transformers is imported: that PyTorch is missing is as it should be.
-os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-
 from experiments import distributed
 from tokenrec_jax.config import Config
 from tokenrec_jax.config_checks import validate

@@ -66,7 +66,7 @@ def _write(recommender: Recommender) -> None:
         overwrite=_OVERWRITE.value,
     )
     logging.info("ranked %d users in %.1f s", done.ranked_users, done.seconds)
-    print(f"{_OUTPUT.value}: {_K.value} items for each of {done.users} users")
+    print(f"{_OUTPUT.value}: up to {done.k} items for each of {done.users} users")
 
 
 if __name__ == "__main__":

@@ -387,6 +387,22 @@ def test_content_stands_for_an_item_that_nobody_has_touched():
     assert not np.allclose(np.asarray(recommender.model.tables.item_vectors[...])[known], 0)
 
 
+def test_requests_that_make_no_sense_are_one_line(make_paper):
+    recommender = make_paper()
+    for refused, said in (
+        (lambda: recommender.recommend("user-1"), "users is 'user-1'; allowed is a list of ids"),
+        (lambda: recommender.recommend(histories=["item-1"]), "history 0 is 'item-1'; allowed is a list of ids"),
+        (lambda: recommender.recommend(["user-1"], filter="item-1"), "filter is 'item-1'; allowed is a list of ids"),
+        (lambda: recommender.recommend(["user-1"], k=0), "k is 0; allowed is 1 or more"),
+        (lambda: recommender.remove_items("item-12"), "items is 'item-12'; allowed is a list of ids"),
+        (lambda: recommender.restore_items("item-12"), "items is 'item-12'; allowed is a list of ids"),
+    ):
+        with pytest.raises(DataError, match=said):
+            refused()
+    everything = recommender.recommend(["user-1"], k=10**12, exclude_seen=False)[0]
+    assert len(everything) == len(recommender.item_ids)
+
+
 def test_items_cannot_be_added_to_a_run_without_content(make_paper):
     with pytest.raises(DataError, match=r"llm\.item_features"):
         make_paper().add_items(["new"])

@@ -15,7 +15,12 @@ The map, from the bottom up; a layer imports only what is below it:
 Start with `training/step.py` to see what is learned, with `recommender.py` to use it.
 """
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# Read when transformers is imported: that PyTorch is missing is as it should be.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 from tokenrec_jax.config import Config
 from tokenrec_jax.types import ConfigError, DataError, Split, Stage, TokenRecError

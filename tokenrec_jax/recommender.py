@@ -19,7 +19,7 @@ from tokenrec_jax.data.interactions import Interactions, training_part
 from tokenrec_jax.evaluation.evaluator import ScoreFunction
 from tokenrec_jax.explaining import explanation
 from tokenrec_jax.growth.catalogue import Catalogue
-from tokenrec_jax.growth.rows import read_id, read_items, read_rows
+from tokenrec_jax.growth.rows import read_id, read_ids, read_items, read_rows
 from tokenrec_jax.growth.tables import Grower, Tables
 from tokenrec_jax.models.tokenrec import TokenRec
 from tokenrec_jax.requests import Searcher, State, UserCodes, seen_width
@@ -173,13 +173,13 @@ class Recommender:
         """
         if (users is None) == (histories is None):
             raise DataError("recommend: give users or histories, exactly one of them")
-        if k < 1:
-            raise DataError(f"recommend: k is {k}; allowed is 1 or more")
+        if not isinstance(k, int | np.integer) or k < 1:
+            raise DataError(f"recommend: k is {k!r}; allowed is 1 or more")
         # Sessions need tables that additions have prepared where the model reads learned users.
         state = self._growable() if users is None and self._reads_users else self._state
         catalogue, codes = state.catalogue, None
         if users is not None:
-            rows = [catalogue.user_row(read_id(user, "user")) for user in users]
+            rows = [catalogue.user_row(user) for user in read_ids(users, "users", each="user")]
             read = [catalogue.history(row) for row in rows]
             if self._reads_users:
                 codes = state.codes_of(rows)
@@ -190,6 +190,7 @@ class Recommender:
         allowed = self._allowed(state, filter)
         if not read:
             return []
+        k = min(int(k), catalogue.num_items)
         found = self._searcher.search(state, read, user_codes=codes, k=k, exclude_seen=exclude_seen, allowed=allowed)
         return [
             [
@@ -231,7 +232,7 @@ class Recommender:
         items: Sequence[str],
         *,
         titles: Sequence[str] | None = None,
-        attributes: Sequence[Sequence[str]] | None = None,
+        attributes: Sequence[Sequence[str] | None] | None = None,
     ) -> tuple[str, ...]:
         """Adds items that nobody has touched yet: what is known of them stands for what users would do with them.
 
@@ -369,7 +370,7 @@ class Recommender:
         if items is None:
             return state.allowed
         chosen = np.zeros(state.catalogue.num_items, bool)
-        chosen[state.catalogue.item_rows(read_id(item, "filter: item") for item in items)] = True
+        chosen[state.catalogue.item_rows(read_ids(items, "filter", each="filter: item"))] = True
         return self._place(chosen & ~state.catalogue.removed, state.buffers)
 
     def _growable(self) -> State:
@@ -389,7 +390,7 @@ class Recommender:
         return state, tables
 
     def _mark(self, ids: Iterable[str], *, removed: bool) -> None:
-        names = [read_id(item, "item") for item in ids]
+        names = read_ids(ids, "items", each="item")
         with self._changes:
             state = self._state
             catalogue = state.catalogue.with_removed(state.catalogue.item_rows(names), removed=removed)

@@ -66,7 +66,8 @@ def test_the_file_has_what_the_recommender_says(recommender, ranker, tmp_path):
 
 
 def test_seen_items_and_the_end_of_the_catalogue(recommender, ranker, tmp_path):
-    write(ranker, tmp_path / "without.parquet", k=100)
+    done = write(ranker, tmp_path / "without.parquet", k=10**12)
+    assert done.k == len(recommender.item_ids)
     write(ranker, tmp_path / "with.parquet", k=100, exclude_seen=False)
     lengths = np.diff(recommender.interactions.indptr)
     # Every item once: with the seen ones, and without them.

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tokenrec_jax.growth.rows import read_rows
+from tokenrec_jax.growth.rows import read_ids, read_items, read_rows
 from tokenrec_jax.types import DataError
 
 
@@ -40,3 +40,26 @@ def test_what_is_no_table_is_one_line(name):
     with pytest.raises(DataError) as error:
         read_rows(table)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"items": "sku10"}, "items is 'sku10'; allowed is a list of ids"),
+        ({"items": ["a", ""]}, "item is ''; ids are text or whole numbers"),
+        ({"items": ["a"], "titles": ["A", "B"]}, "columns have lengths [1, 2]"),
+        ({"items": ["a"], "titles": [5]}, "row 0: title is 5"),
+        ({"items": ["a"], "attributes": ["red"]}, "row 0: attributes are 'red'; allowed are lists of texts"),
+        ({"items": ["a", "b"], "attributes": [None, "red"]}, "row 1: attributes are 'red'"),
+    ],
+)
+def test_what_is_no_list_of_items_is_one_line(given, message):
+    with pytest.raises(DataError) as error:
+        read_items(**({"titles": None, "attributes": None} | given))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_items_may_lack_titles_and_attributes():
+    items = read_items(("a", 2), titles=None, attributes=[None, ("red",)])
+    assert (items.items, items.titles, items.attributes) == (["a", "2"], ["", ""], [(), ("red",)])
+    assert read_ids((name for name in "ab"), "items", each="item") == ["a", "b"]

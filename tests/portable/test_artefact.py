@@ -21,7 +21,18 @@ histories, users = json.loads(sys.argv[3]), json.loads(sys.argv[4])
 from loader import Portable
 portable = Portable()
 found = [portable.recommend(histories[:count], users=users[:count], k=7) for count in (1, len(histories))]
-print(json.dumps([*found, portable.recommend(histories, users=users, k=100, exclude_seen=False)]))
+def said(*arguments, **options):
+    try:
+        portable.recommend(*arguments, **options)
+    except ValueError as error:
+        return str(error)
+
+refused = [
+    said([["nothing"]], users=users[:1]), said([[]], users=users[:1]), said(["item"], users=users[:1]),
+    said(histories, users=users, k=-1), said(histories, users=users, k=1.5), said(histories, users=users[1:]),
+    said(histories, users=["nobody"] * len(histories)),
+]
+print(json.dumps([refused, *found, portable.recommend(histories, users=users, k=100, exclude_seen=False)]))
 """
 
 pytest.importorskip("flatbuffers")
@@ -53,7 +64,7 @@ def test_the_folder_recommends_the_same_without_this_package(kind, packages, tmp
     recommender = untrained_recommender(config)
     removed = recommender.recommend(["user-0"], k=1)[0][0].item
     recommender.remove_items([removed])
-    export_portable(recommender, str(tmp_path / "portable"), k=50)
+    export_portable(recommender, str(tmp_path / "portable"), k=10**9)
     about = json.loads((tmp_path / "portable" / "about.json").read_text())
     assert about["platforms"] == list(PLATFORMS)
     # Nothing is carried along that the program does not read.
@@ -72,7 +83,17 @@ def test_the_folder_recommends_the_same_without_this_package(kind, packages, tmp
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    one, several, everything = json.loads(done.stdout)
+    refused, one, several, everything = json.loads(done.stdout)
+    assert refused[:5] == [
+        "history 0: item 'nothing' is not in about.json",
+        "history 0 is empty; give one item or more",
+        "history 0: items are 'item'; give a list of ids",
+        "k is -1; the program returns 1 to 40 items",
+        "k is 1.5; the program returns 1 to 40 items",
+    ]
+    # Learned users are read; otherwise nobody asks who it is.
+    named = ["4 users for 5 histories; this model reads one of about.json each", "user 'nobody' is not in about.json"]
+    assert refused[5:] == (named if kind == "prompt" else [None, None])
     expected = [recommender.recommend([user], k=7)[0] for user in users]
     assert [[item for item, _, _ in row] for row in several] == [[each.item for each in row] for row in expected]
     np.testing.assert_allclose(

@@ -50,11 +50,13 @@ class BulkResult:
 
     Attributes:
       users: all users of the file.
+      k: the most items that a user has there.
       ranked_users: those of them that this call ranked; an earlier one that was stopped ranked the others.
       seconds: that ranking them took, compilation included.
     """
 
     users: int
+    k: int
     ranked_users: int
     seconds: float
 
@@ -92,6 +94,7 @@ def recommend_all(
     if path.suffix != ".parquet":
         raise ConfigError(f"--output={output}: allowed is a name that ends in .parquet")
     interactions = ranker.interactions
+    k = min(k, interactions.num_items)
     job = {
         "model": model,
         "users": interactions.num_users,
@@ -125,7 +128,7 @@ def recommend_all(
         raise ConfigError(
             f"--output={output}: {error.strerror or error}; name a file in a folder that can be written and has room"
         ) from None
-    return BulkResult(users=interactions.num_users, ranked_users=ranked, seconds=seconds)
+    return BulkResult(users=interactions.num_users, k=k, ranked_users=ranked, seconds=seconds)
 
 
 class _Parts:

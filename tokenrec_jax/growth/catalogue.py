@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from tokenrec_jax.data.interactions import Interactions
-from tokenrec_jax.growth.rows import Items, Rows, read_id
+from tokenrec_jax.growth.rows import Items, Rows, read_ids
 from tokenrec_jax.types import DataError
 
 
@@ -142,7 +142,7 @@ class Catalogue:
         Raises:
           DataError: it is empty or an item is unknown; says which history, by `number`.
         """
-        names = dict.fromkeys(read_id(item, f"history {number}: item") for item in items)
+        names = dict.fromkeys(read_ids(items, f"history {number}", each=f"history {number}: item"))
         if not names:
             raise DataError(f"history {number}: is empty; allowed is one item or more")
         return self.item_rows(names)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,24 +69,21 @@ class Items:
 
 
 def read_items(
-    items: Sequence[Any], *, titles: Sequence[Any] | None, attributes: Sequence[Sequence[str]] | None
+    items: Sequence[Any], *, titles: Sequence[Any] | None, attributes: Sequence[Sequence[str] | None] | None
 ) -> Items:
     """Returns the arguments of `Recommender.add_items` as columns.
 
     Raises:
       DataError: an id, a title or a value is not what it should be, or the columns differ in length.
     """
-    lengths = [len(column) for column in (items, titles, attributes) if column is not None]
+    names = read_ids(items, "items", each="item")
+    lengths = [len(column) for column in (names, titles, attributes) if column is not None]
     if len(set(lengths)) > 1:
         raise DataError(f"items: columns have lengths {lengths}; allowed is one length for all")
-    values = attributes or [()] * len(items)
-    for row, of_item in enumerate(values):
-        if isinstance(of_item, str) or not all(isinstance(value, str) for value in of_item):
-            raise DataError(f"row {row}: attributes are {of_item!r}; allowed are lists of texts")
     return Items(
-        items=[read_id(value, f"row {row}: item") for row, value in enumerate(items)],
-        titles=[_title(value, row) for row, value in enumerate(titles or [None] * len(items))],
-        attributes=[tuple(of_item) for of_item in values],
+        items=names,
+        titles=[_title(value, row) for row, value in enumerate(titles or [None] * len(names))],
+        attributes=[_attributes(values, row) for row, values in enumerate(attributes or [None] * len(names))],
     )
 
 
@@ -103,6 +100,22 @@ def read_id(value: Any, where: str) -> str:
     if not isinstance(value, str) or not value:
         raise DataError(f"{where} is {value!r}; ids are text or whole numbers, and not empty")
     return value
+
+
+def read_ids(values: Iterable[Any], what: str, *, each: str) -> list[str]:
+    """Returns several original ids as text.
+
+    Args:
+      values: the ids.
+      what: to name in errors about all of them.
+      each: to name in errors about one of them.
+
+    Raises:
+      DataError: there is one id in place of several, or one is none.
+    """
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise DataError(f"{what} is {values!r}; allowed is a list of ids")
+    return [read_id(value, each) for value in values]
 
 
 def _from_columns(table: Mapping[str, Any]) -> list[Sequence[Any]]:
@@ -141,6 +154,14 @@ def _timestamp(value: Any, row: int) -> float:
     if not 0 <= value <= _LATEST_SECOND:
         raise DataError(f"row {row}: timestamp is {value!r}; {allowed}")
     return float(math.floor(value))
+
+
+def _attributes(values: Any, row: int) -> tuple[str, ...]:
+    if values is None:
+        return ()
+    if isinstance(values, str) or not isinstance(values, Sequence) or not all(isinstance(v, str) for v in values):
+        raise DataError(f"row {row}: attributes are {values!r}; allowed are lists of texts")
+    return tuple(values)
 
 
 def _title(value: Any, row: int) -> str:

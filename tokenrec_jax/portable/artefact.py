@@ -48,7 +48,7 @@ def export_portable(recommender: Recommender, folder: str, *, k: int = 100) -> N
     Args:
       recommender: of a finished run.
       folder: to make; must not exist, or be empty.
-      k: items that the program returns; a caller may use fewer.
+      k: items that the program returns, at most all; a caller may use fewer.
 
     Raises:
       ConfigError: the folder holds something, or cannot be written, or flatbuffers is missing.
@@ -57,6 +57,7 @@ def export_portable(recommender: Recommender, folder: str, *, k: int = 100) -> N
     if importlib.util.find_spec("flatbuffers") is None:
         raise ConfigError("--portable: the package flatbuffers is missing; pip install -e '.[portable]'")
     data, config = recommender.interactions, recommender.model.config
+    k = min(k, data.num_items)
     program, weights = lower(recommender, k=k)
     about = {
         "name": data.name,
