@@ -317,6 +317,14 @@ def test_the_record_of_a_grid_keeps_seeds_of_earlier_commands(tmp_path):
     assert [job.folder for job in jobs] == [job.folder for job in plan(GRID, tmp_path)]
 
 
+def test_a_directory_is_one_grids_own(tmp_path):
+    save_grid(GRID, tmp_path, seeds=[0])
+    before = (tmp_path / "grid.json").read_text()
+    with pytest.raises(ConfigError, match=f"holds the grid '{GRID.title}'; give 'Other' another one"):
+        save_grid(dataclasses.replace(GRID, title="Other"), tmp_path, seeds=[0])
+    assert (tmp_path / "grid.json").read_text() == before
+
+
 SLOW = """
 import pathlib, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: (print("error: saved", flush=True), sys.exit(1)))

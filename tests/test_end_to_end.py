@@ -3,33 +3,20 @@
 import csv
 import dataclasses
 import json
-import os
 import pathlib
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from experiments.baseline_models import semantic_ids
 from experiments.configs import baselines_tiger
-from tests.conftest import REPOSITORY
+from tests.commands import command, commands
 from tokenrec_jax.data.synthetic import synthetic_interactions
 from tokenrec_jax.recommender import Recommender
 from tokenrec_jax.training.finished import FinishedRun
 from tokenrec_jax.training.workdir import Workdir
 from tokenrec_jax.types import ConfigError, DataError
-
-
-def command(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", f"experiments.{module}", *arguments],
-        cwd=REPOSITORY,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +185,24 @@ FAILURES = {
     "refit of nothing there": ("refit", ["--run={tmp}", "--workdir={tmp}/new"], "--run={tmp}: holds no run"),
     "refit of nothing": ("refit", ["--workdir={tmp}/new"], "--run: not given"),
     "unfinished run": ("evaluate", ["--workdir={tmp}/begun"], "the run has not finished"),
+    "a baseline": ("recommend", ["--workdir={tmp}/rival", "--user=1"], "is a run of the baseline sasrec; allowed are"),
+    "export of a baseline": (
+        "export", ["--workdir={tmp}/rival", "--output={tmp}/new", "--format=bundle"], "is a run of the baseline sasrec"
+    ),
+    "damaged config": ("evaluate", ["--workdir={tmp}/cut"], "cut/config.json: not JSON: "),
+    "reuse of a baseline": (
+        "train",
+        ["--config=experiments/configs/tiny.py", "--workdir={tmp}/new", "--reuse={tmp}/rival"],
+        "--reuse={tmp}/rival: is a run of the baseline sasrec",
+    ),
+    "reuse of nothing": (
+        "train",
+        ["--config=experiments/configs/tiny.py", "--workdir={tmp}/new", "--reuse={tmp}/nothing"],
+        "--reuse={tmp}/nothing: holds no run",
+    ),
+    "grid in a run": (
+        "ablate", ["--grid=experiments/grids/mask_ratio.py", "--workdir={tmp}/begun"], "is the directory of a run"
+    ),
     "no config": ("train", ["--workdir={tmp}/new"], "--config: not given"),
     "no config file": ("train", ["--config=nowhere.py", "--workdir={tmp}/new"], "nowhere.py"),
     "no workdir": ("train", ["--config=experiments/configs/tiny.py"], "--workdir: not given"),
@@ -220,15 +225,29 @@ FAILURES = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def failures(trained, tmp_path_factory) -> tuple[pathlib.Path, dict[str, subprocess.CompletedProcess[str]]]:
+    """What all of those printed, and the folder that they had."""
+    workdir, tmp = trained[0], tmp_path_factory.mktemp("failures")
+    config = (workdir / "config.json").read_text()
+    for folder, text, result in (("begun", config, None), ("rival", "{}", '{"system": "sasrec"}'), ("cut", "{", "{}")):
+        (tmp / folder).mkdir()
+        (tmp / folder / "config.json").write_text(text)
+        if result is not None:
+            (tmp / folder / "result.json").write_text(result)
+    given = [
+        (module, [argument.format(workdir=workdir, tmp=tmp) for argument in arguments])
+        for module, arguments, _ in FAILURES.values()
+    ]
+    return tmp, dict(zip(FAILURES, commands(given), strict=True))
+
+
 @pytest.mark.parametrize("name", FAILURES)
-def test_failures_are_one_line_and_exit_status_one(trained, tmp_path, name):
-    workdir, _, _ = trained
-    (tmp_path / "begun").mkdir()
-    (tmp_path / "begun" / "config.json").write_text((workdir / "config.json").read_text())
-    module, arguments, message = FAILURES[name]
-    done = command(module, *(argument.format(workdir=workdir, tmp=tmp_path) for argument in arguments))
+def test_failures_are_one_line_and_exit_status_one(failures, name):
+    tmp, printed = failures
+    done = printed[name]
     assert done.returncode == 1
     lines = [line for line in done.stderr.splitlines() if not line.startswith("[")]
     assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
-    assert message.format(tmp=tmp_path) in lines[0]
-    assert not (tmp_path / "new" / "dataset").exists()
+    assert FAILURES[name][2].format(tmp=tmp) in lines[0]
+    assert not (tmp / "new").exists()

@@ -55,11 +55,6 @@ def test_runs_that_cannot_be_refitted_are_refused(tmp_path, field, value, steps,
         refit_config(finished(tmp_path, config, steps=steps), held_out=1)
 
 
-def test_a_baseline_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="is a sasrec; allowed are runs of experiments"):
-        refit_config(finished(tmp_path, tiny.get_config(), system="sasrec"), held_out=1)
-
-
 def test_a_split_is_ranked_only_if_it_was_held_out():
     config = tiny.get_config()
     splits = {}

@@ -8,14 +8,24 @@ from collections.abc import Sequence
 from experiments.ablation.grid import Cell, Grid
 from experiments.ablation.plan import Job
 from tokenrec_jax.data.files import read_json, write_whole
+from tokenrec_jax.training.workdir import Workdir
+from tokenrec_jax.types import ConfigError
 
 _FILE = "grid.json"
 
 
 def save_grid(grid: Grid, workdir: pathlib.Path, *, seeds: Sequence[int]) -> None:
-    """Writes the grid with the seeds that it was run with; those of earlier runs of the directory stay."""
-    before = load_record(workdir)[0].seeds if (workdir / _FILE).is_file() else ()
-    kept = dataclasses.replace(grid, seeds=tuple(dict.fromkeys((*before, *seeds))))
+    """Writes the grid with the seeds that it was run with; those of earlier runs of the directory stay.
+
+    Raises:
+      ConfigError: another grid was run there, or the directory is that of a run.
+    """
+    if Workdir(workdir).begun:
+        raise ConfigError(f"--workdir={workdir}: is the directory of a run; give one of the grid's own")
+    before = load_record(workdir)[0] if is_grid(workdir) else dataclasses.replace(grid, seeds=())
+    if before.title != grid.title:
+        raise ConfigError(f"--workdir={workdir}: holds the grid {before.title!r}; give {grid.title!r} another one")
+    kept = dataclasses.replace(grid, seeds=tuple(dict.fromkeys((*before.seeds, *seeds))))
     write_whole(workdir / _FILE, json.dumps(dataclasses.asdict(kept), indent=2) + "\n")
 
 

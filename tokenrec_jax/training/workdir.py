@@ -131,13 +131,15 @@ class Workdir:
         """Opens the directory of a finished run, which a flag named.
 
         Raises:
-          ConfigError: there is no run, or it has not finished.
+          ConfigError: there is no run, it has not finished, or it is one of a baseline.
         """
         workdir = cls(_given(path))
         if not workdir.begun:
             raise ConfigError(f"{flag}={path}: holds no run; train one with python -m experiments.train")
         if not workdir.finished:
             raise ConfigError(f"{flag}={path}: the run has not finished; run its training command again to go on")
+        if system := workdir.result().get("system"):
+            raise ConfigError(f"{flag}={path}: is a run of the baseline {system}; allowed are TokenRec's own")
         return workdir
 
     @property
