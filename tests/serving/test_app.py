@@ -126,7 +126,8 @@ def test_bad_bodies_are_422(client, body):
 
 def test_a_body_of_another_type_is_422(client):
     # What a form on somebody else's page can send.
-    failure(client.post("/recommend", content=b'{"user": "u0"}', headers={"content-type": "text/plain"}), 422)
+    plain = client.post("/recommend", content=b'{"user": "u0"}', headers={"content-type": "text/plain"})
+    assert failure(plain, 422) == "body: is not read; send JSON with the header content-type: application/json"
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,20 @@ class Older(Position):
     kept: int = 0
 
 
+def test_what_a_kill_left_half_written_goes_without_a_word(setup, tmp_path, caplog):
+    state = setup.state(Stage.LLM)
+    folder = tmp_path / "checkpoints"
+    for left in ("best_llm.new", "state/4"):
+        (folder / f"{left}.orbax-checkpoint-tmp" / "part").mkdir(parents=True)
+    store = CheckpointStore(tmp_path)
+    assert store.restore_position() is None and not store.has_model("best_llm")
+    store.save_model("best_llm", {"params": state.params})
+    store.save(state, Position(total_step=4))
+    store.close()
+    assert sorted(str(path.relative_to(folder)) for path in folder.glob("**/*orbax*")) == []
+    assert not [record.message for record in caplog.records if record.levelname != "INFO"]
+
+
 def test_what_another_version_wrote_is_one_line(setup, tmp_path):
     state = setup.state(Stage.LLM)
     store = CheckpointStore(tmp_path)

@@ -67,8 +67,8 @@ def load_tokenizer(name: str) -> transformers.PreTrainedTokenizerBase:
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
-            f"llm.tokenizer: no tokenizer {name!r} ({reason}); give a folder with tokenizer.json, or a hub id while "
-            "the hub is reachable"
+            f"llm.tokenizer: no tokenizer {name!r} ({reason}); give a folder with tokenizer.json, a hub id while "
+            "the hub is reachable, or, for random weights, llm.name=scratch:PRESET"
         ) from None
     if tokenizer.eos_token_id is None:
         raise ConfigError(f"llm.tokenizer: {name!r} has no end-of-sequence token; choose one that has")

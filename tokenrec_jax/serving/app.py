@@ -230,8 +230,10 @@ def _say_errors(app: FastAPI) -> None:
         text = error.encode("utf-8", "backslashreplace").decode()
         return JSONResponse({"error": " ".join(text.split())}, status, headers)
 
-    async def invalid(_: Request, error: Exception) -> JSONResponse:
+    async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
+        if "json" not in request.headers.get("content-type", "") and any(e["loc"] == ("body",) for e in error.errors()):
+            return say(422, "body: is not read; send JSON with the header content-type: application/json")
         return say(422, "; ".join(_told(one) for one in error.errors()[:3]))
 
     async def http(_: Request, error: Exception) -> JSONResponse:

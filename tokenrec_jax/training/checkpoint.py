@@ -25,6 +25,8 @@ from tokenrec_jax.types import ConfigError
 #: Name of the model that a finished run is used with.
 FINAL = "final"
 
+#: How Orbax ends the names of folders that it has not finished.
+_HALF_WRITTEN = ".orbax-checkpoint-tmp"
 _STATE_BEFORE = "remove it to go on from the state before"
 _OTHER_VERSION = "was it written by another version of tokenrec_jax? Go on with that one, or train in a new --workdir"
 
@@ -69,6 +71,10 @@ class CheckpointStore:
 
     @functools.cached_property
     def _states(self) -> ocp.CheckpointManager:
+        # Who asks for states trains, alone in this directory: what a kill left half-written is nobody's any more.
+        if is_main():
+            for left in self._root.glob(f"**/*{_HALF_WRITTEN}"):
+                shutil.rmtree(left, ignore_errors=True)
         options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True)
         return ocp.CheckpointManager(self._root / "state", options=options)
 
