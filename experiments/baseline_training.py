@@ -5,6 +5,7 @@ a TokenRec does. Everything of it is one replicated state: these models are smal
 `tokenrec_jax/baselines/`, how each is wired to its loss in `baseline_models.py`.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -91,10 +92,10 @@ def run(baseline: Baseline, interactions: Interactions, *, config: BaselineConfi
         return split_metrics(score, interactions, Split.VALID, config=loop_config)
 
     training = training_part(interactions, config.evaluation)
-    store = CheckpointStore(workdir.path)
-    position = store.restore_position() or Position()
-    writer = MetricWriter(workdir.path, resume_step=position.total_step)
-    try:
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(contextlib.closing(CheckpointStore(workdir.path)))
+        position = store.restore_position() or Position()
+        writer = stack.enter_context(contextlib.closing(MetricWriter(workdir.path, resume_step=position.total_step)))
         abstract = model.abstract_state()
         if store.latest is None:
             state = model.fresh_state()
@@ -115,9 +116,6 @@ def run(baseline: Baseline, interactions: Interactions, *, config: BaselineConfi
             best = store.restore_model(f"best_{_STAGE}", {"params": abstract.params, "buffers": abstract.buffers})
         logging.info("best at step %d of %d; ranking all users against all items", best_step, position.step)
         store.save_model(FINAL, best)
-    finally:
-        writer.close()
-        store.close()
     score = model.score_function(best["params"], best["buffers"])
     outputs = ranked_splits(dict.fromkeys(Split, score), interactions, config=loop_config)
     result = {

@@ -124,9 +124,10 @@ def _together(main: Callable[[], None]) -> int:
 
     def joined() -> None:
         distributed.join()
+        # Not before: while the processes meet, Python is not asked, and the usual way is to die at once.
+        signal.signal(signal.SIGTERM, _interrupt)
         main()
 
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
         status = guarded(joined)
         # Stopped, or with a full disk, nothing is left to tidy up; libraries that try would only fail aloud, or wait.

@@ -5,6 +5,7 @@ the others end: at once where a collective fails, else when its heartbeats stay 
 before it aborts. The launch scripts say it in one line and do not wait for that.
 """
 
+import contextlib
 import os
 import re
 import sys
@@ -116,7 +117,8 @@ def leave(status: int, *, at_once: bool = False) -> int:
             return status
     except RuntimeError as error:
         logging.warning("the other processes did not end in order: %s", _first_line(error))
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
     # The usual way out waits for a word from all processes.
     os._exit(status or 1)

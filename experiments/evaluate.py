@@ -51,9 +51,9 @@ def main() -> None:
         result |= split_values(outputs)
         try:
             output.path.mkdir(parents=True, exist_ok=True)
-            output.save_result(result, ranks=rank_arrays({SYSTEM: outputs}))
         except OSError as error:
             raise ConfigError(f"--output={output.path}: {error.strerror}; give one that can be written") from None
+        output.save_result(result, ranks=rank_arrays({SYSTEM: outputs}))
         metrics = result[_SPLIT.value]
     else:
         split = Split(_SPLIT.value)

@@ -55,7 +55,7 @@ def command(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def commands(given: Sequence[tuple[str, Sequence[str]]]) -> list[subprocess.CompletedProcess[str]]:
     """Runs many short commands, (module, arguments) each; what they import is imported once."""
     # JAX warns of forks, which come here before it has threads.
-    all_of_them = _python("-W", "ignore", "-c", _MANY, json.dumps(given))
+    all_of_them = _python("-W", "ignore:os.fork() was called:RuntimeWarning", "-c", _MANY, json.dumps(given))
     assert all_of_them.returncode == 0, all_of_them.stderr
     return [
         subprocess.CompletedProcess([module, *arguments], status, printed, said)

@@ -317,6 +317,23 @@ def test_the_record_of_a_grid_keeps_seeds_of_earlier_commands(tmp_path):
     assert [job.folder for job in jobs] == [job.folder for job in plan(GRID, tmp_path)]
 
 
+def test_a_damaged_cell_is_a_failure_of_its_own(tmp_path):
+    config_cut, result_cut, whole, *_ = jobs = plan(GRID, tmp_path)
+    for job in jobs:
+        finish(job.folder, {"tokenrec": [1, 2]})
+        write_config(job)
+    (config_cut.folder / "config.json").write_text("{")
+    result_cut.result.write_text("[")
+    fake = Fake()
+    outcome = go(jobs, fake)
+    assert not fake.commands
+    assert outcome.failed == [config_cut, result_cut] and whole in outcome.finished
+    assert "config.json: damaged" in config_cut.failure.read_text()
+    assert "result.json: damaged" in read_job(result_cut).message
+    result_cut.failure.unlink()
+    assert "result.json: damaged" in report(GRID, [read_job(job) for job in jobs])
+
+
 def test_a_directory_is_one_grids_own(tmp_path):
     save_grid(GRID, tmp_path, seeds=[0])
     before = (tmp_path / "grid.json").read_text()

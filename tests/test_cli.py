@@ -1,9 +1,11 @@
 """What all commands do when they are stopped or when the system refuses them: one line and a status that says which."""
 
 import errno
+import pathlib
 import signal
 import subprocess
 import sys
+from typing import IO
 
 import pytest
 
@@ -57,11 +59,11 @@ cli.run(main)
 """
 
 
-def started(body: str, *arguments: str) -> subprocess.Popen[str]:
+def started(body: str, *arguments: str, stdout: int | IO[str] = subprocess.PIPE) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", STARTED.format(body=body), *arguments],
         cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -83,6 +85,15 @@ def test_a_reader_that_has_seen_enough_is_no_error():
     process.stdout.close()
     assert process.stderr is not None and process.stderr.read() == ""
     assert process.wait() == 1
+
+
+@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="a device of Linux")
+def test_an_output_that_is_full_is_one_line():
+    with pathlib.Path("/dev/full").open("w") as full:
+        process = started("print('lost')", stdout=full)
+        _, said = process.communicate()
+    assert said == "error: No space left on device; run the same command again when that is mended\n"
+    assert process.returncode == 74
 
 
 @pytest.mark.parametrize("word", ["False", "config.seed=1", "-"])

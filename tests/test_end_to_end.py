@@ -85,12 +85,13 @@ def test_run_again_it_says_that_it_is_finished(trained):
 def test_evaluate_repeats_the_result_and_knows_the_unseen_prompt(trained):
     workdir, _, _ = trained
     result = json.loads((workdir / "result.json").read_text())
-    for split in ("valid", "test"):
-        done = command("evaluate", f"--workdir={workdir}", f"--split={split}")
+    asked = ("--split=valid", "--split=test", "--prompt=unseen")
+    printed = commands([("evaluate", [f"--workdir={workdir}", flag]) for flag in asked])
+    for split, done in zip(("valid", "test"), printed, strict=False):
         assert done.returncode == 0, done.stderr
         found = json.loads(done.stdout)
         assert {name: found[name] for name in result[split]} == result[split]
-    unseen = json.loads(command("evaluate", f"--workdir={workdir}", "--prompt=unseen").stdout)
+    unseen = json.loads(printed[2].stdout)
     assert unseen["prompt"] == "unseen"
     assert unseen["mrr@30"] != result["test"]["mrr@30"]
 
@@ -98,16 +99,21 @@ def test_evaluate_repeats_the_result_and_knows_the_unseen_prompt(trained):
 def test_a_refit_has_learned_from_the_validation_items_and_only_test_is_ranked(trained, tmp_path):
     workdir, _, _ = trained
     first = json.loads((workdir / "result.json").read_text())
-    done = command("refit", f"--run={workdir}", f"--workdir={tmp_path}/refit")
+    evaluation = [f"--workdir={tmp_path}/refit", f"--output={tmp_path}/kept"]
+    done, again, refused = commands(
+        [
+            ("refit", [f"--run={workdir}", f"--workdir={tmp_path}/refit"]),
+            ("evaluate", [evaluation[0], "--split=test"]),
+            ("evaluate", [*evaluation, "--split=valid"]),
+        ]
+    )
     assert done.returncode == 0, done.stderr
     assert "trained on everybody's validation item" in done.stdout
     result = json.loads((tmp_path / "refit" / "result.json").read_text())
     assert result["steps"] == first["steps"] and result["held_out"] == 1
     assert "valid" not in result and result["test"]["users"] == first["test"]["users"]
     assert result["test"]["mrr@30"] != first["test"]["mrr@30"]
-    again = command("evaluate", f"--workdir={tmp_path}/refit", "--split=test")
     assert json.loads(again.stdout)["mrr@30"] == result["test"]["mrr@30"]
-    refused = command("evaluate", f"--workdir={tmp_path}/refit", "--split=valid", f"--output={tmp_path}/kept")
     assert not (tmp_path / "kept").exists()
     assert refused.returncode == 1 and "this run was trained on its items; allowed: test" in refused.stderr
 
@@ -115,12 +121,12 @@ def test_a_refit_has_learned_from_the_validation_items_and_only_test_is_ranked(t
 def test_a_bundle_is_a_run_that_only_recommends(trained, tmp_path):
     workdir, _, _ = trained
     bundle = tmp_path / "bundle"
-    done = command("export", f"--workdir={workdir}", f"--output={bundle}", "--format=bundle")
+    export = ("export", [f"--workdir={workdir}", f"--output={bundle}", "--format=bundle"])
+    asked = [("recommend", [f"--workdir={folder}", "--user=c5"]) for folder in (workdir, bundle)]
+    done, of_run, of_bundle, again = commands([export, *asked, export])
     assert done.returncode == 0, done.stderr
     assert {path.name for path in (bundle / "checkpoints").iterdir()} == {"final"}
-    of_run, of_bundle = (command("recommend", f"--workdir={folder}", "--user=c5") for folder in (workdir, bundle))
     assert of_bundle.stdout == of_run.stdout != ""
-    again = command("export", f"--workdir={workdir}", f"--output={bundle}", "--format=bundle")
     assert again.returncode == 1 and "is there already" in again.stderr
 
 

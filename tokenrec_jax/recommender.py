@@ -190,8 +190,9 @@ class Recommender:
         allowed = self._allowed(state, filter)
         if not read:
             return []
-        k = min(int(k), catalogue.num_items)
-        found = self._searcher.search(state, read, user_codes=codes, k=k, exclude_seen=exclude_seen, allowed=allowed)
+        found = self._searcher.search(
+            state, read, user_codes=codes, k=int(k), exclude_seen=exclude_seen, allowed=allowed
+        )
         return [
             [
                 Recommendation(item=catalogue.item_map.ids[item], title=catalogue.titles[item], score=score)

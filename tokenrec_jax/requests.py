@@ -94,12 +94,14 @@ class Searcher:
           allowed: which rows of the item table may be recommended.
         """
         found = []
+        # As many as there can be before the table grows: what was compiled ahead serves until then.
+        width = search_width(min(k, len(allowed)))
         for start, size in self.parts(len(histories)):
             some = histories[start : start + size]
             codes = None if user_codes is None else user_codes(start, start + len(some))
             query = self.query(state, some, user_codes=codes, size=size)
             exclude = put_batch(_padded(some if exclude_seen else [], size, seen_width(some)), self._mesh)
-            found.append((len(some), state.index.search(query, k=search_width(k), exclude=exclude, allow=allowed)))
+            found.append((len(some), state.index.search(query, k=width, exclude=exclude, allow=allowed)))
         best = [(rows, fetch(each)) for rows, each in found]
         return TopK(
             ids=np.concatenate([each.ids[:rows, :k] for rows, each in best]),

@@ -52,7 +52,7 @@ class Job:
         return self.folder.with_name(f"{self.folder.name}.failed")
 
     def check(self) -> None:
-        """Raises ConfigError if the directory belongs to a run with another config.
+        """Raises ConfigError if the directory belongs to a run with another config, DataError if that is damaged.
 
         A field that the run does not know, because it is younger, is no difference while it has its default.
         """

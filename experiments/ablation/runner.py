@@ -10,8 +10,9 @@ from absl import logging
 
 from experiments.ablation.donors import choose_donor
 from experiments.ablation.plan import Job
+from experiments.ablation.results import read_result
 from tokenrec_jax.config import Config
-from tokenrec_jax.types import ConfigError
+from tokenrec_jax.types import TokenRecError
 
 #: Takes the words of a command and the file for its output, returns the exit status.
 RunCommand = Callable[[Sequence[str], pathlib.Path], int]
@@ -79,10 +80,11 @@ def _attempt(job: Job, among: Sequence[Job], *, run: RunCommand) -> str:
     """Runs a job unless it has finished; returns why it failed, or nothing."""
     try:
         job.check()
-    except ConfigError as error:
+        if job.result.is_file():
+            read_result(job)
+            return ""
+    except TokenRecError as error:
         return str(error)
-    if job.result.is_file():
-        return ""
     job.folder.parent.mkdir(parents=True, exist_ok=True)
     before = job.log.stat().st_size if job.log.exists() else 0
     donor = choose_donor(job.config, _finished(among, job.seed)) if job.cell.kind == "train" else None
@@ -98,10 +100,11 @@ def _finished(jobs: Sequence[Job], seed: int) -> dict[pathlib.Path, Config]:
     """Returns directory and config of each finished training with a seed that other runs can read."""
     finished = {}
     for job in jobs:
-        if job.seed == seed and job.cell.kind == "train" and job.result.is_file() and job.can_be_read:
-            with contextlib.suppress(ConfigError):
+        if job.seed == seed and job.cell.kind == "train" and job.result.is_file():
+            with contextlib.suppress(TokenRecError):
                 job.check()
-                finished[job.folder] = job.config
+                if job.can_be_read:
+                    finished[job.folder] = job.config
     return finished
 
 

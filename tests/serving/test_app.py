@@ -15,7 +15,7 @@ from tokenrec_jax.serving.engine import Query
 from tokenrec_jax.serving.guard import MAX_BODY
 from tokenrec_jax.serving.log import Add, LogError, Remove
 from tokenrec_jax.serving.protocol import Recommends
-from tokenrec_jax.types import ConfigError
+from tokenrec_jax.types import ConfigError, DataError
 
 starlette = pytest.importorskip("starlette.testclient")
 
@@ -243,9 +243,31 @@ def test_what_a_full_disk_kept_off_the_log_is_written_before_what_follows(tmp_pa
         assert client.delete("/items/n1").status_code == 200
         failure(client.delete("/items/n2"), 404)
         assert 'tokenrec_events_total{kind="add"} 1.0' in client.get("/metrics").text
+        with monkeypatch.context() as patch:
+            patch.setattr("os.write", full)
+            failure(client.post("/interactions", json={"interactions": [{"user": "a", "item": "n3"}]}), 503)
+    # What was not written at the end either is tried once more before the log is closed.
     again = make_engine(tmp_path)
-    assert again.recommender.history("a") == ["n1"]
+    assert again.recommender.history("a") == ["n1", "n3"]
     assert not again.catalogue.find_items("n1", limit=1)
+    again.log.close()
+
+
+def test_what_was_done_of_a_request_that_is_refused_or_fails_is_in_the_log(tmp_path, monkeypatch):
+    engine = make_engine(tmp_path)
+    (error,) = engine._record(None, [[Add("a", "n1"), Remove("nothing")]])
+    assert isinstance(error, DataError)
+    first, second, third = engine._record(None, [[Add("a", "n2")], [Add("refused", "n9")], [Remove("n1")]])
+    assert isinstance(second, DataError) and first == third == engine.log.sequence
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.recommender, "remove_items", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            engine._record(None, [[Add("a", "n3")], [Remove("n2")]])
+    assert engine._record(None, [[Remove("n3")]]) == [engine.log.sequence]
+    engine.log.close()
+    again = make_engine(tmp_path)
+    assert again.recommender.history("a") == engine.recommender.history("a") == ["n1", "n2", "n3"]
+    assert again.recommender._removed == engine.recommender._removed == {"n1", "n3"}
     again.log.close()
 
 

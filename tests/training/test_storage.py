@@ -3,7 +3,6 @@
 import contextlib
 import gc
 import json
-import resource
 import shutil
 
 import jax
@@ -18,6 +17,8 @@ from tokenrec_jax.training.metric_writer import MetricWriter
 from tokenrec_jax.training.state import TrainState
 from tokenrec_jax.training.workdir import Workdir
 from tokenrec_jax.types import ConfigError, DataError, StorageError
+
+resource = pytest.importorskip("resource")
 
 
 def noise(seed: int) -> dict[str, jax.Array]:
@@ -55,7 +56,7 @@ def almost_full(monkeypatch):
 
 def test_what_does_not_fit_is_said_before_anything_is_written(tmp_path, almost_full):
     store = CheckpointStore(tmp_path)
-    refused = r"checkpoints: 0\.1 MB are free, a checkpoint takes 0\.[35] MB; make room there"
+    refused = r"checkpoints: a checkpoint takes 0\.[35] MB, and less is free; mend that and run the same command again"
     with pytest.raises(StorageError, match=refused):
         store.save_model("best_llm", noise(0))
     with pytest.raises(StorageError, match=refused):
@@ -68,7 +69,7 @@ def test_what_does_not_fit_is_said_before_anything_is_written(tmp_path, almost_f
 def test_a_disk_that_fills_up_while_a_model_is_written_keeps_the_one_before(tmp_path):
     store = CheckpointStore(tmp_path)
     store.save_model("best_llm", noise(0))
-    with no_file_above(50_000), pytest.raises(StorageError, match=r"checkpoints: File too large; make room there"):
+    with no_file_above(50_000), pytest.raises(StorageError, match=r"checkpoints: File too large; mend that"):
         store.save_model("best_llm", noise(1))
     again = CheckpointStore(tmp_path)
     np.testing.assert_array_equal(again.restore_model("best_llm", noise(2))["table"], noise(0)["table"])
@@ -83,7 +84,7 @@ def test_a_disk_that_fills_up_behind_the_training_is_said_when_it_waits(tmp_path
     store.save(train_state(0), Position(total_step=1))
     store.close()
     store = CheckpointStore(tmp_path)
-    with no_file_above(50_000), pytest.raises(StorageError, match="make room there"):
+    with no_file_above(50_000), pytest.raises(StorageError, match="mend that"):
         store.save(train_state(3), Position(total_step=2))
         store.close()
     again = CheckpointStore(tmp_path)
@@ -91,6 +92,36 @@ def test_a_disk_that_fills_up_behind_the_training_is_said_when_it_waits(tmp_path
     restored = again.restore_state(train_state(5))
     np.testing.assert_array_equal(restored.params["table"], noise(0)["table"])
     again.close()
+
+
+def test_a_disk_without_figures_counts_as_free(tmp_path, monkeypatch):
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(total=0, used=0, free=0))
+    store = CheckpointStore(tmp_path)
+    store.save_model("final", noise(0))
+    assert store.has_model("final")
+    store.close()
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    store = CheckpointStore(tmp_path)
+    store.save_model("final", noise(0))
+
+    def forbidden(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(store._models, "restore", forbidden)
+    with pytest.raises(ConfigError, match=r"final: cannot be read \(Permission denied\); mend that and run") as caught:
+        store.restore_model("final", noise(0))
+    assert "train again" not in str(caught.value)
+    store.close()
+
+
+def test_a_result_that_cannot_be_written_names_the_run(tmp_path):
+    workdir = Workdir(tmp_path)
+    with no_file_above(10), pytest.raises(StorageError, match=f"{tmp_path}: File too large; mend that"):
+        workdir.save_result({"seed": 0, "test": {"hr@10": 0.5}})
+    assert not workdir.finished
 
 
 def test_metrics_that_cannot_be_written_name_the_run(tmp_path):

@@ -64,10 +64,8 @@ def write_whole(path: pathlib.Path, content: str | bytes) -> None:
 
 
 def storage_error(path: pathlib.Path, reason: str) -> StorageError:
-    """Returns the error of a training whose files cannot be written."""
-    return StorageError(
-        f"{path}: {reason}; make room there and run the same command again, which goes on from the last checkpoint"
-    )
+    """Returns the error of a run whose files cannot be written."""
+    return StorageError(f"{path}: {reason}; mend that and run the same command again, which goes on from what is there")
 
 
 def hold(file: int) -> bool:

@@ -159,9 +159,10 @@ def _timestamp(value: Any, row: int) -> float:
 def _attributes(values: Any, row: int) -> tuple[str, ...]:
     if values is None:
         return ()
-    if isinstance(values, str) or not isinstance(values, Sequence) or not all(isinstance(v, str) for v in values):
+    given = None if isinstance(values, str) or not isinstance(values, Iterable) else tuple(values)
+    if given is None or not all(isinstance(value, str) for value in given):
         raise DataError(f"row {row}: attributes are {values!r}; allowed are lists of texts")
-    return tuple(values)
+    return given
 
 
 def _title(value: Any, row: int) -> str:

@@ -31,7 +31,7 @@ class Portable:
 
         Raises ValueError where an id is unknown, a history is empty, or a number is not what it can be.
         """
-        if not isinstance(k, int) or k < 1 or k > self.about["k"] < len(self.item_rows):
+        if not isinstance(k, (int, np.integer)) or k < 1 or k > self.about["k"] < len(self.item_rows):
             raise ValueError(f"k is {k!r}; the program returns 1 to {self.about['k']} items")
         if self.user_rows and len(users) != len(histories):
             raise ValueError(

@@ -96,6 +96,11 @@ class Engine:
         """Answers all that was taken, then closes the log."""
         await self._reads.close()
         await self._writes.close()
+        if self._unwritten:
+            try:
+                self._write_down()
+            except LogError as error:
+                logging.error("%s; %d events that were never acknowledged are lost", error, len(self._unwritten))
         self.log.close()
 
     async def recommend(self, query: Query) -> Sequence[Recommendation]:
@@ -145,7 +150,7 @@ class Engine:
         started, count = time.perf_counter(), 0
         for events in self.log.batches(size=REPLAY_BATCH):
             try:
-                self._apply(events)
+                self._apply(events, done=[])
             except DataError as error:
                 raise DataError(
                     f"{self.log.path}: {error}; one of events {count + 1} to {count + len(events)} does not fit the run"
@@ -181,7 +186,6 @@ class Engine:
         except LogError as error:
             return [error for _ in requests]
         refused = self._apply_requests(requests)
-        self._unwritten = [e for number, events in enumerate(requests) if number not in refused for e in events]
         outcome: int | Exception
         try:
             outcome = self._write_down()
@@ -210,23 +214,28 @@ class Engine:
     def _apply_requests(self, requests: list[Sequence[Event]]) -> dict[int, Exception]:
         """Does the events of requests and returns the errors of those that the recommender refuses, by number."""
         try:
-            self._apply([event for events in requests for event in events])
+            self._apply([event for events in requests for event in events], done=self._unwritten)
             return {}
         except DataError as error:
             if len(requests) == 1:
                 return {0: error}
+        self._unwritten.clear()
         # Whose it was is found out one by one, from the start: what is done already changes nothing the second time,
         # but a removal and its restoration must come in their order.
         refused: dict[int, Exception] = {}
         for number, events in enumerate(requests):
             try:
-                self._apply(events)
+                self._apply(events, done=self._unwritten)
             except DataError as error:
                 refused[number] = error
         return refused
 
-    def _apply(self, events: Sequence[Event]) -> None:
-        """Does events in order: neighbours of one kind in one call.
+    def _apply(self, events: Sequence[Event], *, done: list[Event]) -> None:
+        """Does events in order: neighbours of one kind in one call, all of them or none.
+
+        Args:
+          events: what to do.
+          done: takes what was done, whatever comes after it: the recommender knows it from then on.
 
         Raises:
           DataError: the recommender refuses one; those of earlier calls are done.
@@ -239,6 +248,7 @@ class Engine:
                 self.recommender.remove_items([event.item for event in same])
             else:
                 self.recommender.restore_items([event.item for event in same])
+            done += same
             self.catalogue.update(same)
 
 

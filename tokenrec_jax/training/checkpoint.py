@@ -5,8 +5,11 @@ Every write is atomic: a checkpoint is there whole or as it was.
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import json
+import math
+import os
 import pathlib
 import re
 import shutil
@@ -172,9 +175,8 @@ class CheckpointStore:
           tree: the arrays to be written.
         """
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array))
-        free = shutil.disk_usage(_existing(self._root)).free
-        if said_by_main(needed > free):
-            raise storage_error(self._root, f"{free / 1e6:.1f} MB are free, a checkpoint takes {needed / 1e6:.1f} MB")
+        if said_by_main(is_main() and needed > _free(self._root)):
+            raise storage_error(self._root, f"a checkpoint takes {needed / 1e6:.1f} MB, and less is free")
         with self._refusals():
             yield
 
@@ -243,12 +245,18 @@ def _same_arrays(path: pathlib.Path, abstract: Any, *, advice: str) -> Iterator[
 
 @contextlib.contextmanager
 def _readable(path: pathlib.Path, *, advice: str) -> Iterator[None]:
-    """Turns what Orbax says of a damaged checkpoint into one line, which ends with advice."""
+    """Turns what Orbax says of a checkpoint that it cannot read into one line.
+
+    Args:
+      path: of the checkpoint.
+      advice: what to do with one that is damaged; one that the system keeps from us may be whole.
+    """
     try:
         yield
     except Exception as error:
         if (reason := _file_trouble(error)) is None:
             raise
+        advice = "mend that and run the same command again" if _KEPT_FROM_US.search(str(error)) else advice
         raise ConfigError(f"{path}: cannot be read ({reason}); {advice}") from error
 
 
@@ -263,18 +271,24 @@ def _file_trouble(error: Exception) -> str | None:
     if _TENSORSTORE.match(text):
         # What, within what, within what, the cause; then where in its source, and all that it was asked to open.
         text = re.split(r" \[[a-z]", text)[0].rpartition(": ")[2]
-    elif not isinstance(error, OSError | json.JSONDecodeError):
+    elif not isinstance(error, OSError | json.JSONDecodeError | UnicodeDecodeError):
         return None
     return textwrap.shorten(text, 200, placeholder=" …")
 
 
+#: What the system says of files that are there: no right, no more open files, an error of the disk.
+_KEPT_FROM_US = re.compile(
+    "|".join(re.escape(os.strerror(n)) for n in (errno.EACCES, errno.EPERM, errno.EMFILE, errno.EIO))
+)
 #: How TensorStore, which reads and writes for Orbax, begins to speak of files.
 _TENSORSTORE = re.compile(r"[A-Z_]+: .*local file")
 
 
-def _existing(path: pathlib.Path) -> pathlib.Path:
-    """Returns a path, or the first of its parents that is there."""
-    return next(parent for parent in (path, *path.parents) if parent.exists())
+def _free(path: pathlib.Path) -> float:
+    """Returns how many bytes are free where a path is, or will be; as many as you like where nobody knows."""
+    usage = shutil.disk_usage(next(parent for parent in (path, *path.parents) if parent.exists()))
+    # Some file systems of networks and objects say nothing but zeros.
+    return float(usage.free) if usage.total else math.inf
 
 
 def _as_dict(state: TrainState) -> dict[str, Any]:

@@ -32,10 +32,11 @@ class MetricWriter:
         """
         self.folder = workdir
         self._writes = is_main()
+        path = workdir / METRICS_FILE
+        # All processes look, so that all of them refuse.
+        kept = [event for event in read_json_lines(path) if event.get("step", 0) <= resume_step]
         if not self._writes:
             return
-        path = workdir / METRICS_FILE
-        kept = [event for event in read_json_lines(path) if event.get("step", 0) <= resume_step]
         with self._refusals():
             write_whole(path, "".join(map(_line, kept)))
             self._file = path.open("a", encoding="utf-8")
@@ -54,9 +55,8 @@ class MetricWriter:
     def close(self) -> None:
         """Flushes and closes both files."""
         if self._writes:
-            with self._refusals():
+            with self._refusals(), contextlib.closing(self._board):
                 self._file.close()
-                self._board.close()
 
     @contextlib.contextmanager
     def _refusals(self) -> Iterator[None]:

@@ -3,6 +3,7 @@
 It is handed the evaluators of its stages; `experiments/train.py` wires them.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Mapping
@@ -74,10 +75,10 @@ def train(
     stages = [Stage(name) for name in config.stages]
     for stage in stages:
         check_batches(config, stage, mesh)
-    store = CheckpointStore(workdir.path)
-    position = store.restore_position() or Position()
-    writer = MetricWriter(workdir.path, resume_step=position.total_step)
-    try:
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(contextlib.closing(CheckpointStore(workdir.path)))
+        position = store.restore_position() or Position()
+        writer = stack.enter_context(contextlib.closing(MetricWriter(workdir.path, resume_step=position.total_step)))
         if store.latest is None:
             state = init_state(built.definition, seed=config.seed, mesh=mesh, pretrained=built.pretrained)
             if donor is not None:
@@ -101,9 +102,6 @@ def train(
                 store.save(state, position)
         store.save_model(FINAL, {"params": state.params, "buffers": state.buffers})
         return TrainedModel(state=state, seconds=position.seconds, chosen_steps=position.chosen_steps)
-    finally:
-        writer.close()
-        store.close()
 
 
 def _resume(

@@ -24,7 +24,7 @@ from absl import logging
 from jaxtyping import Int
 
 from tokenrec_jax.config import Config, from_json, to_json
-from tokenrec_jax.data.files import empty_target, hold, new_folder, read_json, write_whole
+from tokenrec_jax.data.files import empty_target, hold, new_folder, read_json, storage_error, write_whole
 from tokenrec_jax.data.interactions import Interactions
 from tokenrec_jax.models.llm import LanguageModelConfig
 from tokenrec_jax.processes import is_main, main_first, said_by_main, wait_for_all
@@ -101,8 +101,10 @@ class Workdir:
         except OSError as error:
             raise self._refused(error) from None
 
-    def _refused(self, error: OSError) -> ConfigError:
-        return ConfigError(f"--workdir={self.path}: {error.strerror}; give a directory that can be written")
+    def _refused(self, error: OSError | None) -> ConfigError:
+        """Returns what to raise; without an error where another process has had it."""
+        reason = error.strerror if error else "cannot be written"
+        return ConfigError(f"--workdir={self.path}: {reason}; give a directory that can be written and has room")
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -112,19 +114,27 @@ class Workdir:
           ConfigError: another training works there, or it cannot be written.
         """
         with contextlib.ExitStack() as stack:
-            free = True
+            free, refused = True, None
             if is_main():
                 try:
                     file = stack.enter_context((self.path / ".lock").open("w", encoding="utf-8"))
                 except OSError as error:
-                    raise self._refused(error) from None
-                try:
-                    free = hold(file.fileno())
-                except OSError as error:
-                    logging.warning("%s: %s; start no second training there", self.path, error.strerror)
+                    refused = error
+                else:
+                    free = self._hold(file.fileno())
+            if said_by_main(refused is not None):
+                raise self._refused(refused)
             if not said_by_main(free):
                 raise ConfigError(f"--workdir={self.path}: another training works there; wait for it, or stop it")
             yield
+
+    def _hold(self, file: int) -> bool:
+        """Locks an open file; returns False if another process has it."""
+        try:
+            return hold(file)
+        except OSError as error:
+            logging.warning("%s: %s; start no second training there", self.path, error.strerror)
+            return True
 
     @classmethod
     def open_finished(cls, path: str, *, flag: str = "--workdir") -> "Workdir":
@@ -132,6 +142,7 @@ class Workdir:
 
         Raises:
           ConfigError: there is no run, it has not finished, or it is one of a baseline.
+          DataError: its result.json is damaged.
         """
         workdir = cls(_given(path))
         if not workdir.begun:
@@ -232,12 +243,18 @@ class Workdir:
           result: what result.json holds.
           ranks: "<system>/<split>": 1-based rank of the target of each evaluated user, users ascending;
             "users/<split>": those users. Saved as int32, before result.json: a finished run has both.
+
+        Raises:
+          StorageError: they cannot be written.
         """
         if is_main():
-            if ranks is not None:
-                arrays = {name: np.ascontiguousarray(array, np.int32) for name, array in ranks.items()}
-                write_whole(self._ranks, safetensors.numpy.save(arrays))
-            write_whole(self.path / "result.json", json.dumps(result, indent=2) + "\n")
+            try:
+                if ranks is not None:
+                    arrays = {name: np.ascontiguousarray(array, np.int32) for name, array in ranks.items()}
+                    write_whole(self._ranks, safetensors.numpy.save(arrays))
+                write_whole(self.path / "result.json", json.dumps(result, indent=2) + "\n")
+            except OSError as error:
+                raise storage_error(self.path, error.strerror or str(error)) from error
         wait_for_all("save result")
 
 
