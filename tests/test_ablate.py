@@ -22,7 +22,6 @@ from experiments.ablation.configs import make_config, override_flags
 from experiments.ablation.donors import choose_donor
 from experiments.ablation.grid import Cell, Grid, load_grid
 from experiments.ablation.plan import Job, plan
-from experiments.ablation.record import load_record, save_grid
 from experiments.ablation.results import read_job
 from experiments.ablation.runner import run_jobs
 from experiments.ablation.tables import report, tidy_csv
@@ -307,39 +306,6 @@ def test_other_kinds_of_cells(tmp_path):
     text = report(grid, [read_job(job) for job in (seen, unseen, out)])
     assert "| unseen | unseen | 0 | 0.0000" in text and "| -0.5000 [" in text
     assert "| out | 0 | users/held_out | 3 | HR@10 0.5000 [0.250, 0.750] | 0.3750 |" in text
-
-
-def test_the_record_of_a_grid_keeps_seeds_of_earlier_commands(tmp_path):
-    save_grid(GRID, tmp_path, seeds=[0])
-    save_grid(GRID, tmp_path, seeds=[1, 0])
-    grid, jobs = load_record(tmp_path)
-    assert grid == dataclasses.replace(GRID, seeds=(0, 1))
-    assert [job.folder for job in jobs] == [job.folder for job in plan(GRID, tmp_path)]
-
-
-def test_a_damaged_cell_is_a_failure_of_its_own(tmp_path):
-    config_cut, result_cut, whole, *_ = jobs = plan(GRID, tmp_path)
-    for job in jobs:
-        finish(job.folder, {"tokenrec": [1, 2]})
-        write_config(job)
-    (config_cut.folder / "config.json").write_text("{")
-    result_cut.result.write_text("[")
-    fake = Fake()
-    outcome = go(jobs, fake)
-    assert not fake.commands
-    assert outcome.failed == [config_cut, result_cut] and whole in outcome.finished
-    assert "config.json: damaged" in config_cut.failure.read_text()
-    assert "result.json: damaged" in read_job(result_cut).message
-    result_cut.failure.unlink()
-    assert "result.json: damaged" in report(GRID, [read_job(job) for job in jobs])
-
-
-def test_a_directory_is_one_grids_own(tmp_path):
-    save_grid(GRID, tmp_path, seeds=[0])
-    before = (tmp_path / "grid.json").read_text()
-    with pytest.raises(ConfigError, match=f"holds the grid '{GRID.title}'; give 'Other' another one"):
-        save_grid(dataclasses.replace(GRID, title="Other"), tmp_path, seeds=[0])
-    assert (tmp_path / "grid.json").read_text() == before
 
 
 SLOW = """

@@ -73,7 +73,9 @@ def test_a_run_killed_between_ranks_and_result_is_not_finished_and_goes_on(tmp_p
 def test_ranks_that_are_not_there_or_broken(tmp_path, content):
     if content:
         (tmp_path / "ranks.safetensors").write_bytes(content)
-    with pytest.raises(ConfigError, match=r"ranks\.safetensors: .*; remove result\.json beside it"):
+    with pytest.raises(
+        ConfigError, match=r"ranks\.safetensors: .*; remove result\.json and run the training command again"
+    ):
         Workdir(tmp_path).ranks()
 
 
