@@ -103,12 +103,17 @@ def test_a_disk_without_figures_counts_as_free(tmp_path, monkeypatch):
     store.close()
 
 
-def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch, wrapped):
     store = CheckpointStore(tmp_path)
     store.save_model("final", noise(0))
 
     def forbidden(*_, **__):
-        raise PermissionError(13, "Permission denied")
+        refused = PermissionError(13, "Permission denied")
+        if wrapped:
+            # As Orbax does where it reads an array.
+            raise Exception("Encountered error while reading array index: ...") from refused
+        raise refused
 
     monkeypatch.setattr(store._models, "restore", forbidden)
     with pytest.raises(ConfigError, match=r"final: cannot be read \(Permission denied\); mend that and run") as caught:

@@ -28,6 +28,8 @@ from tokenrec_jax.types import ConfigError
 #: Name of the model that a finished run is used with.
 FINAL = "final"
 
+#: What to do with a file of a run that is damaged.
+PUT_BACK = "put back a copy of it, or train again in a new --workdir"
 #: How Orbax ends the names of folders that it has not finished.
 _HALF_WRITTEN = ".orbax-checkpoint-tmp"
 _STATE_BEFORE = "remove it to go on from the state before"
@@ -164,7 +166,7 @@ class CheckpointStore:
         if not self.has_model(name):
             raise ConfigError(f"{self._root / name}: no such checkpoint; the run has not got that far")
         path = self._model(name)
-        with _same_arrays(path, abstract, advice="put back a copy of it, or train again in a new --workdir"):
+        with _same_arrays(path, abstract, advice=PUT_BACK):
             return self._models.restore(path, abstract)
 
     @contextlib.contextmanager
@@ -256,7 +258,7 @@ def _readable(path: pathlib.Path, *, advice: str) -> Iterator[None]:
     except Exception as error:
         if (reason := _file_trouble(error)) is None:
             raise
-        advice = "mend that and run the same command again" if _KEPT_FROM_US.search(str(error)) else advice
+        advice = "mend that and run the same command again" if _KEPT_FROM_US.search(reason) else advice
         raise ConfigError(f"{path}: cannot be read ({reason}); {advice}") from error
 
 

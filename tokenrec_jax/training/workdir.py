@@ -28,11 +28,10 @@ from tokenrec_jax.data.files import empty_target, hold, new_folder, read_json, s
 from tokenrec_jax.data.interactions import Interactions
 from tokenrec_jax.models.llm import LanguageModelConfig
 from tokenrec_jax.processes import is_main, main_first, said_by_main, wait_for_all
-from tokenrec_jax.training.checkpoint import FINAL
+from tokenrec_jax.training.checkpoint import FINAL, PUT_BACK
 from tokenrec_jax.training.item_text import TextMap
 from tokenrec_jax.types import ConfigError
 
-_COPY = "put back a copy of it, or train again in a new --workdir"
 _RANK_AGAIN = "remove result.json and run the training command again, which goes on from its last checkpoint"
 
 
@@ -186,7 +185,7 @@ class Workdir:
         try:
             return from_json(self._config.read_text(encoding="utf-8"))
         except (ConfigError, OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{self._config}: {error}; {_COPY}") from None
+            raise ConfigError(f"{self._config}: {error}; {PUT_BACK}") from None
 
     def interactions(self) -> Interactions:
         """Returns the data set of the run, held-out interactions included."""
@@ -267,7 +266,7 @@ def _given(path: str) -> pathlib.Path:
 def _same_config(file: pathlib.Path, config: Any) -> None:
     """Raises ConfigError naming the fields in which a config on disk differs from this one; see `from_json`."""
     default = _flat(json.loads(to_json(type(config)())))
-    old, new = default | _flat(read_json(file, advice=_COPY)), _flat(json.loads(to_json(config)))
+    old, new = default | _flat(read_json(file, advice=PUT_BACK)), _flat(json.loads(to_json(config)))
     changed = [
         f"{key}: {old.get(key)} there, {new.get(key)} here" for key in sorted(old | new) if old.get(key) != new.get(key)
     ]
