@@ -20,9 +20,9 @@ from experiments.ablation.grid import load_grid
 from experiments.ablation.plan import plan
 from experiments.ablation.record import load_record, save_grid
 from experiments.ablation.results import read_job
-from experiments.ablation.runner import Outcome, run_jobs
+from experiments.ablation.runner import run_jobs
 from experiments.ablation.tables import report, write_tables
-from tokenrec_jax.types import ConfigError, TokenRecError
+from tokenrec_jax.types import ConfigError, StoppedError, TokenRecError
 
 _GRID = flags.DEFINE_string("grid", "", "FILE[:ARGUMENT] of the grid.")
 _SEEDS = flags.DEFINE_list("seeds", [], "Seeds instead of those of the grid.")
@@ -52,17 +52,15 @@ def main() -> None:
         children = Children(lock, programs=programs)
         with children.catching_signals():
             among = plan(grid, workdir, seeds=_seeds())
-            outcome = run_jobs(jobs, among=among, run=children.run, stopping=lambda: children.stopped, report=write)
+            outcome = run_jobs(
+                jobs, among=among, run=children.run, stopping=lambda: bool(children.signals), report=write
+            )
         write()
     print(report(grid, [read_job(job) for job in everything]))
     logging.info("tables in %s and table.csv", workdir / "table.md")
-    _complain(outcome)
-
-
-def _complain(outcome: Outcome) -> None:
-    """Raises TokenRecError unless everything finished."""
     if outcome.stopped:
-        raise TokenRecError(f"stopped at {outcome.stopped.name}; run the same command again to go on")
+        line = f"stopped at {outcome.stopped.name}; run the same command again to go on"
+        raise StoppedError(line, children.signals[0])
     if outcome.failed:
         names = "; ".join(job.name for job in outcome.failed)
         raise TokenRecError(f"{len(outcome.failed)} failed: {names}; run the same command again to try them again")

@@ -17,7 +17,7 @@ from ml_collections.config_flags.config_flags import UnparsedFlagError
 from experiments import distributed
 from tokenrec_jax.config import Config
 from tokenrec_jax.config_checks import validate
-from tokenrec_jax.types import ConfigError, StorageError, TokenRecError
+from tokenrec_jax.types import ConfigError, StoppedError, StorageError, TokenRecError
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the run.")
 
@@ -64,6 +64,8 @@ def _reason(config: object) -> str:
 
 def run(main: Callable[[], None]) -> None:
     """Parses the flags, joins other processes if asked, runs `main` and exits: 0, or 1 after one line on stderr."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     handler = logging.get_absl_handler()
@@ -82,6 +84,8 @@ def guarded(main: Callable[[], None]) -> int:
         sys.stdout.flush()
     except StorageError as error:
         return _failed(str(error), status=_STORAGE)
+    except StoppedError as error:
+        return _failed(str(error), status=128 + error.number)
     except TokenRecError as error:
         return _failed(str(error))
     except BrokenPipeError:
@@ -126,7 +130,12 @@ def _together(main: Callable[[], None]) -> int:
         distributed.join()
         # Not before: while the processes meet, Python is not asked, and the usual way is to die at once.
         signal.signal(signal.SIGTERM, _interrupt)
-        main()
+        try:
+            main()
+        except StoppedError:
+            # All processes have saved and stop after the same step: they part in order.
+            distributed.leave(0)
+            raise
 
     try:
         status = guarded(joined)

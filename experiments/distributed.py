@@ -8,6 +8,7 @@ before it aborts. The launch scripts say it in one line and do not wait for that
 import contextlib
 import os
 import re
+import signal
 import sys
 from typing import Any
 
@@ -120,5 +121,9 @@ def leave(status: int, *, at_once: bool = False) -> int:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
             stream.flush()
+    if status == 128 + signal.SIGINT:
+        # A shell gives up its loop only if the command died of the signal; the first process of a container cannot.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
     # The usual way out waits for a word from all processes.
     os._exit(status or 1)

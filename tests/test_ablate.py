@@ -333,7 +333,7 @@ def test_a_signal_reaches_the_child_once_and_a_directory_has_one_runner(tmp_path
             thread.start()
             status = children.run([sys.executable, "-c", SLOW, str(ready)], log)
         thread.join()
-    assert (status, children.stopped, log.read_text()) == (1, True, "error: saved\n")
+    assert (status, children.signals, log.read_text()) == (1, [signal.SIGTERM], "error: saved\n")
     with only_runner(tmp_path):
         pass
 

@@ -1,6 +1,7 @@
 """What all commands do when they are stopped or when the system refuses them: one line and a status that says which."""
 
 import errno
+import os
 import pathlib
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 
 from experiments import cli
 from tests.conftest import REPOSITORY
-from tokenrec_jax.types import ConfigError, StorageError
+from tokenrec_jax.types import ConfigError, StoppedError, StorageError
 
 
 def raising(error: BaseException):
@@ -28,6 +29,8 @@ def raising(error: BaseException):
         (StorageError("/run: full"), 74, "/run: full"),
         (OSError(errno.ENOSPC, "No space left on device"), 74, "No space left on device; run the same command again"),
         (PermissionError(errno.EACCES, "Permission denied", "/x"), 74, "/x: Permission denied; run the same"),
+        (StoppedError("saved", signal.SIGINT), 130, "saved"),
+        (StoppedError("saved"), 143, "saved"),
         (KeyboardInterrupt(), 130, "stopped; run the same command again"),
         (KeyboardInterrupt(signal.SIGTERM), 143, "stopped; run the same command again"),
     ],
@@ -77,6 +80,29 @@ def test_sigterm_ends_a_command_in_order():
     assert rest == "tidied\n"
     assert said == "error: stopped; run the same command again\n"
     assert process.returncode == 128 + signal.SIGTERM
+
+
+def test_ctrl_c_ends_the_loop_of_a_shell_too():
+    process = started("time.sleep(600)")
+    assert process.stdout is not None and process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate() == ("tidied\n", "error: stopped; run the same command again\n")
+    assert process.returncode == -signal.SIGINT
+
+
+def test_ctrl_c_among_the_imports_says_nothing(tmp_path):
+    (tmp_path / "jax.py").write_text("print('importing', flush=True)\nimport time\ntime.sleep(600)\n")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments.train"],
+        cwd=REPOSITORY,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate() == ("", "") and process.returncode == -signal.SIGINT
 
 
 def test_a_reader_that_has_seen_enough_is_no_error():

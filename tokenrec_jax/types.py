@@ -23,6 +23,7 @@ Dimension legend of the shape annotations (lower case, as in `Float[Array, "batc
 
 import dataclasses
 import enum
+import signal
 from typing import Any, no_type_check
 
 import jax
@@ -49,6 +50,18 @@ class ConfigError(TokenRecError):
 
 class StorageError(TokenRecError):
     """A file system that takes nothing more; what was written before is whole."""
+
+
+class StoppedError(TokenRecError):
+    """A signal ended the work in order: all that is done is saved, and the same command goes on.
+
+    Attributes:
+      number: of the signal; where it came to another process of the run, that of SIGTERM.
+    """
+
+    def __init__(self, line: str, number: int = signal.SIGTERM):
+        super().__init__(line)
+        self.number = number
 
 
 class Stage(enum.StrEnum):

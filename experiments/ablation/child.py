@@ -24,7 +24,7 @@ class Children:
     The first signal lets the process save and end; a second one kills it.
 
     Attributes:
-      stopped: whether a signal came.
+      signals: numbers of those that came.
     """
 
     def __init__(self, lock: IO[str], *, programs: str):
@@ -35,11 +35,10 @@ class Children:
           programs: folder in which the processes leave compiled programs for each other, unless the environment names
             one. It must not outlive this machine: a program for one CPU can crash on another.
         """
-        self.stopped = False
+        self.signals: list[int] = []
         self._lock = lock
         self._environment = {"JAX_COMPILATION_CACHE_DIR": programs, "GLIBC_TUNABLES": HUGE_PAGES, **os.environ}
         self._process: subprocess.Popen | None = None
-        self._signals: list[int] = []
         self._delivered = 0
 
     @contextlib.contextmanager
@@ -72,15 +71,14 @@ class Children:
         return status
 
     def _receive(self, number: int, _frame: object) -> None:
-        self.stopped = True
-        self._signals.append(number)
+        self.signals.append(number)
         self._deliver()
 
     def _deliver(self) -> None:
         """Sends on what came since; a signal may come before the process is known."""
-        while self._process is not None and self._delivered < len(self._signals):
+        while self._process is not None and self._delivered < len(self.signals):
             self._delivered += 1
-            number = self._signals[self._delivered - 1]
+            number = self.signals[self._delivered - 1]
             self._process.send_signal(number if self._delivered == 1 else signal.SIGKILL)
 
 

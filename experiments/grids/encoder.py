@@ -1,7 +1,7 @@
 """Does the graph matter? LightGCN against matrix factorisation, each below TokenRec and alone.
 
 Command: python -m experiments.ablate --grid=experiments/grids/encoder.py:lastfm --workdir=runs/encoder
-Minutes: 26 for seed 0 on one core, compiled anew in each cell; README has the table.
+Minutes: 26 for seed 0 on one core, compiled anew in each cell; the table is in experiments/README.md.
 """
 
 from experiments.ablation.grid import Cell, Grid

@@ -1,7 +1,7 @@
 """What do the tokens buy? The language model reads an item's codes, its collaborative vector, or both.
 
 Command: python -m experiments.ablate --grid=experiments/grids/inputs.py:lastfm --workdir=runs/inputs
-Minutes: 29 for seed 0 on one core, compiled anew in each cell; README has the table.
+Minutes: 29 for seed 0 on one core, compiled anew in each cell; the table is in experiments/README.md.
 """
 
 from experiments.ablation.grid import Cell, Grid

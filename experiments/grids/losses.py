@@ -1,7 +1,7 @@
 """Which loss? Softmax over the whole catalogue, or cosine ranking against one sampled item (the paper) or against many.
 
 Command: python -m experiments.ablate --grid=experiments/grids/losses.py:lastfm --workdir=runs/losses
-Minutes: 21 for seed 0 on one core; README has the table.
+Minutes: 21 for seed 0 on one core; the table is in experiments/README.md.
 """
 
 from experiments.ablation.grid import Cell, Grid

@@ -1,7 +1,7 @@
 """How much of a vector should the tokenizer not see in training? Mask ratios of 0 to 0.8.
 
 Command: python -m experiments.ablate --grid=experiments/grids/mask_ratio.py:lastfm --workdir=runs/mask-ratio
-Minutes: 51 for seed 0 on one core, beside other runs; README has the table.
+Minutes: 51 for seed 0 on one core, beside other runs; the table is in experiments/README.md.
 """
 
 from experiments.ablation.grid import Cell, Grid

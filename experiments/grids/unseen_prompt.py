@@ -1,7 +1,7 @@
 """Does a model depend on the words of its prompts? The finished run is evaluated with a template it never saw.
 
 Command: python -m experiments.ablate --grid=experiments/grids/unseen_prompt.py:lastfm --workdir=runs/unseen-prompt
-Minutes: 13 for seed 0 on one core, beside other runs; README has the table.
+Minutes: 13 for seed 0 on one core, beside other runs; the table is in experiments/README.md.
 """
 
 from experiments.ablation.grid import Cell, Grid

@@ -12,10 +12,10 @@ from experiments.configs import tiny
 from tokenrec_jax.config import MeshConfig
 from tokenrec_jax.sharding import make_mesh
 from tokenrec_jax.training.checkpoint import CheckpointStore, Position
-from tokenrec_jax.training.loop import StageRun, StoppedError, run_stage
+from tokenrec_jax.training.loop import StageRun, run_stage
 from tokenrec_jax.training.metric_writer import MetricWriter
 from tokenrec_jax.training.state import TrainState
-from tokenrec_jax.types import Stage, TrainBatch
+from tokenrec_jax.types import Stage, StoppedError, TrainBatch
 
 
 def run_stub(folder, config, stage, position, *, evaluate, refresh=None):
@@ -82,11 +82,12 @@ def test_a_signal_at_the_end_of_patience_stops_the_run_and_the_stage_stays_ended
 
     def evaluate(_):
         if position.step == 4:
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT)
         return {"ndcg@10": 0.0}
 
-    with pytest.raises(StoppedError, match="step 4 of 9"):
+    with pytest.raises(StoppedError, match="step 4 of 9") as stopped:
         run_stub(tmp_path, config, Stage.LLM, position, evaluate=evaluate)
+    assert stopped.value.number == signal.SIGINT
     store = CheckpointStore(tmp_path)
     resumed = store.restore_position()
     store.close()

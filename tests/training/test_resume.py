@@ -103,7 +103,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path):
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate()
-    assert process.returncode == 1
+    assert process.returncode == 128 + signal.SIGTERM
     last = errors.splitlines()[-1]
     assert last.startswith("error: stopped at stage collaborative, step ")
     assert "run the same command again to go on" in last

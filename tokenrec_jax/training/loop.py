@@ -26,14 +26,10 @@ from tokenrec_jax.training.state import Evaluator, TrainState
 from tokenrec_jax.training.step import TrainStep
 from tokenrec_jax.training.stopping import StopSignals
 from tokenrec_jax.training.trace import StepTrace
-from tokenrec_jax.types import Stage, TokenRecError, TrainBatch
+from tokenrec_jax.types import Stage, StoppedError, TokenRecError, TrainBatch
 
 #: Validation metric that chooses the best model of a stage.
 SELECTION_METRIC = "ndcg@10"
-
-
-class StoppedError(TokenRecError):
-    """A signal ended the run; everything is saved."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +133,8 @@ def run_stage(
                 checkpoint()
                 raise StoppedError(
                     f"stopped at stage {run.stage}, step {position.step} of {num_steps}; saved in {store.latest}; "
-                    "run the same command again to go on"
+                    "run the same command again to go on",
+                    stop.number,
                 )
             if _due(position.step, config.train.checkpoint_every):
                 checkpoint()

@@ -14,11 +14,16 @@ VOTE_EVERY = 8
 
 
 class StopSignals:
-    """Remembers signals for the time of a `with` block instead of dying in the middle of a step."""
+    """Remembers signals for the time of a `with` block instead of dying in the middle of a step.
+
+    Attributes:
+      number: the signal that came last; SIGTERM if none came to this process.
+    """
 
     def __init__(self, mesh: Mesh):
         """Prepares; handlers are set when the block begins."""
         self._mesh = mesh
+        self.number: int = signal.SIGTERM
         self._received = False
         self._vote: jax.Array | None = None
         self._handlers: dict[int, object] = {}
@@ -34,7 +39,8 @@ class StopSignals:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
 
-    def _remember(self, _number: int, _frame: object) -> None:
+    def _remember(self, number: int, _frame: object) -> None:
+        self.number = number
         self._received = True
 
     def due(self, step: int, *, last: bool) -> bool:

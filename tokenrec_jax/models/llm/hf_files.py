@@ -12,6 +12,7 @@ from typing import Any
 import huggingface_hub
 import numpy as np
 import safetensors
+from absl import logging
 from huggingface_hub.errors import HFValidationError
 from jaxtyping import Float
 
@@ -82,6 +83,8 @@ def find_folder(name_or_path: str) -> pathlib.Path:
     folder = pathlib.Path(name_or_path).expanduser()
     if folder.is_dir():
         return folder
+    # Without a network it takes a minute until the client gives up.
+    logging.info("%s is no folder: asking the Hugging Face hub and its cache", name_or_path)
     try:
         return pathlib.Path(huggingface_hub.snapshot_download(name_or_path, allow_patterns=list(HUB_PATTERNS)))
     except HFValidationError:
