@@ -6,7 +6,7 @@ it. What was chosen, and what it scored, is in `configs/baselines_sasrec.py` and
 
 import dataclasses
 import importlib
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from tokenrec_jax.baselines.sasrec import SASRecConfig
 from tokenrec_jax.baselines.tiger import TigerConfig
@@ -14,6 +14,9 @@ from tokenrec_jax.config import Config, DataConfig, EvaluationConfig, StageConfi
 from tokenrec_jax.config_checks import validate
 from tokenrec_jax.data.sources import dataset_name
 from tokenrec_jax.types import ConfigError
+
+#: The step of a training is chosen by NDCG at this cutoff.
+SELECTED_AT = 10
 
 #: Config files of our own whose data sets have chosen settings, by name of the data set.
 FILES = {
@@ -50,15 +53,22 @@ class BaselineConfig:
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     # Settings of the model, of a type of its own for each baseline.
     model: Any = None
+    #: "dense" where the model learns from every position of a history, "prompt" where from the one after it.
+    objective: ClassVar[str]
 
-    def loop_config(self, *, objective: str) -> Config:
+    @property
+    def built_on(self) -> str:
+        """Working directory of the run that this one takes something from, or nothing."""
+        return ""
+
+    def loop_config(self) -> Config:
         """Returns what the data pipeline and the loop read, checked.
 
         Raises:
           ConfigError: a value is not allowed.
         """
         config = Config(seed=self.seed, stages=("llm",), data=self.data, evaluation=self.evaluation)
-        config.llm.objective, config.llm.user_tokens = objective, "none"
+        config.llm.objective, config.llm.user_tokens = self.objective, "none"
         config.train = TrainConfig(
             llm=self.training.optimization,
             patience=self.training.patience,
@@ -66,6 +76,7 @@ class BaselineConfig:
             checkpoint_every=self.training.checkpoint_every,
         )
         validate(config)
+        self.model.validate()
         held_out, stop_at = self.evaluation.held_out, self.training.optimization.stop_at
         if held_out < 2 and not stop_at:
             raise ConfigError(
@@ -80,6 +91,7 @@ class SASRecRun(BaselineConfig):
     """A run of SASRec."""
 
     model: SASRecConfig = dataclasses.field(default_factory=SASRecConfig)
+    objective = "dense"
 
 
 @dataclasses.dataclass
@@ -90,6 +102,21 @@ class TigerRun(BaselineConfig):
     # Working directory of a finished TokenRec run on the same items whose codes are written; empty: codes of k-means on
     # spectral vectors of the interactions.
     codes: str = ""
+    objective = "prompt"
+
+    @property
+    def built_on(self) -> str:
+        """That of its codes."""
+        return self.codes
+
+    def loop_config(self) -> Config:
+        """As for any baseline, without the cutoffs that the beam does not reach: below it nothing is ranked."""
+        config = super().loop_config()
+        if self.model.beam < SELECTED_AT:
+            raise ConfigError(f"model.beam is {self.model.beam}; allowed is {SELECTED_AT} or more")
+        reached = tuple(cutoff for cutoff in self.evaluation.cutoffs if cutoff <= self.model.beam)
+        config.evaluation = dataclasses.replace(self.evaluation, cutoffs=reached)
+        return config
 
 
 Run = TypeVar("Run", bound=BaselineConfig)
@@ -134,6 +161,9 @@ def chosen_run(kind: type[Run], chosen: Chosen, *, name: str) -> Run:
     if name:
         base = of_file(name)
         run.data, run.evaluation = base.data, base.evaluation
+    else:
+        # Batches of one length mislead a baseline as they do a TokenRec.
+        run.data.bucket_batches = False
     run.data.max_history, run.data.history_buckets = chosen.buckets[-1], chosen.buckets
     return run
 
@@ -155,6 +185,9 @@ def for_config(system: str, config: Config) -> BaselineConfig:
     module = importlib.import_module(f"experiments.configs.baselines_{system}")
     chosen: BaselineConfig = module.get_config(FILES.get(dataset_name(config.data), ""))
     data = dataclasses.replace(
-        config.data, max_history=chosen.data.max_history, history_buckets=chosen.data.history_buckets
+        config.data,
+        max_history=chosen.data.max_history,
+        history_buckets=chosen.data.history_buckets,
+        bucket_batches=chosen.data.bucket_batches,
     )
     return dataclasses.replace(chosen, seed=config.seed, data=data, evaluation=config.evaluation)

@@ -13,10 +13,11 @@ from tokenrec_jax.baselines.semantic_ids import SemanticIds, distinct, spectral_
 from tokenrec_jax.baselines.tiger import Tiger
 from tokenrec_jax.config import EvaluationConfig
 from tokenrec_jax.data.interactions import Interactions, training_part
+from tokenrec_jax.retrieval.tiles import similarities
 from tokenrec_jax.sharding import fetch
 from tokenrec_jax.training.finished import FinishedRun
 from tokenrec_jax.training.losses import softmax_retrieval
-from tokenrec_jax.types import ConfigError, EvaluationBatch, HistoryBatch
+from tokenrec_jax.types import ConfigError, EvaluationBatch, HistoryBatch, Stage
 
 
 def make_baseline(config: BaselineConfig, interactions: Interactions) -> Baseline:
@@ -33,7 +34,6 @@ def make_baseline(config: BaselineConfig, interactions: Interactions) -> Baselin
 
 
 def _sasrec(config: SASRecRun, interactions: Interactions) -> Baseline:
-    config.model.validate()
     num_items = interactions.num_items
 
     def build(key: jax.Array) -> SASRec:
@@ -44,13 +44,12 @@ def _sasrec(config: SASRecRun, interactions: Interactions) -> Baseline:
         return softmax_retrieval(queries, model.items(), target=batch.target, num_items=num_items)
 
     def scores(model: SASRec, batch: EvaluationBatch) -> Array:
-        return model.last_query(batch.history) @ model.items().T
+        return similarities(model.last_query(batch.history), model.items())
 
-    return Baseline(name="sasrec", build=build, loss=loss, scores=scores, objective="dense")
+    return Baseline(name="sasrec", build=build, loss=loss, scores=scores)
 
 
 def _tiger(config: TigerRun, interactions: Interactions) -> Baseline:
-    config.model.validate()
     ids = semantic_ids(config, interactions)
 
     def build(key: jax.Array) -> Tiger:
@@ -62,7 +61,7 @@ def _tiger(config: TigerRun, interactions: Interactions) -> Baseline:
     def scores(model: Tiger, batch: EvaluationBatch) -> Array:
         return model.scores(batch)
 
-    return Baseline(name="tiger", build=build, loss=loss, scores=scores, objective="prompt")
+    return Baseline(name="tiger", build=build, loss=loss, scores=scores)
 
 
 def semantic_ids(config: TigerRun, interactions: Interactions) -> SemanticIds:
@@ -99,7 +98,7 @@ def _codes_of_run(
 
     Not those of `Recommender.load`, which may rest on the held-out items that the baseline is to be ranked on.
     """
-    run = FinishedRun.open(path, flag="--codes")
+    run = FinishedRun.open(path, flag="--codes", trained=Stage.TOKENIZER)
     if run.interactions.item_ids != interactions.item_ids:
         raise ConfigError(f"--codes={path}: a run on other items; give one on {interactions.name}, with the same items")
     theirs = training_part(run.interactions, run.config.evaluation)

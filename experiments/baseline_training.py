@@ -7,6 +7,7 @@ a TokenRec does. Everything of it is one replicated state: these models are smal
 
 import contextlib
 import dataclasses
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -39,7 +40,7 @@ from tokenrec_jax.training.metric_writer import MetricWriter
 from tokenrec_jax.training.optimizer import make_optimizer
 from tokenrec_jax.training.state import TrainState, abstract_like
 from tokenrec_jax.training.step import TrainStep, check_batches
-from tokenrec_jax.training.workdir import Workdir
+from tokenrec_jax.training.workdir import BUILT_ON, Workdir
 from tokenrec_jax.types import EvaluationBatch, HistoryBatch, Split, Stage, TrainBatch
 
 #: The loop knows stages; a baseline has one, which is the one that learns from histories.
@@ -55,14 +56,12 @@ class Baseline:
       build: makes the module from a key.
       loss: (module, batch, dropout key) -> scalar.
       scores: (module, batch) -> scores [batch, items]; jitted by the caller.
-      objective: "dense" where the model learns from every position of a history, "prompt" where from the one after it.
     """
 
     name: str
     build: Callable[[jax.Array], Any]
     loss: Callable[[Any, HistoryBatch, jax.Array], Array]
     scores: Callable[[Any, EvaluationBatch], Array]
-    objective: str
 
 
 def run(baseline: Baseline, interactions: Interactions, *, config: BaselineConfig, workdir: Workdir) -> dict[str, Any]:
@@ -81,7 +80,7 @@ def run(baseline: Baseline, interactions: Interactions, *, config: BaselineConfi
       ConfigError: settings that cannot be.
       TokenRecError: see `run_stage`.
     """
-    loop_config = config.loop_config(objective=baseline.objective)
+    loop_config = config.loop_config()
     say_protocol(loop_config)
     mesh = make_mesh(loop_config.mesh)
     check_batches(loop_config, _STAGE, mesh)
@@ -127,6 +126,7 @@ def run(baseline: Baseline, interactions: Interactions, *, config: BaselineConfi
         "held_out": config.evaluation.held_out,
         "baselines": {},
         "best_step": best_step,
+        **({BUILT_ON: Workdir(pathlib.Path(config.built_on)).result_hash()} if config.built_on else {}),
         "seconds": {"training": position.seconds[_STAGE]},
     }
     workdir.save_result(result, ranks=rank_arrays({baseline.name: outputs}))

@@ -23,7 +23,7 @@ from experiments.evaluation import (
 from experiments.training import SYSTEM
 from tokenrec_jax.recommender import Retriever
 from tokenrec_jax.training.finished import FinishedRun
-from tokenrec_jax.training.workdir import Workdir
+from tokenrec_jax.training.workdir import BUILT_ON, Workdir
 from tokenrec_jax.types import ConfigError, Split
 
 _SPLIT = flags.DEFINE_enum("split", "test", [str(split) for split in Split], "Held-out interactions to rank.")
@@ -48,7 +48,7 @@ def main() -> None:
         outputs = ranked_splits(scores, interactions, config=config)
         result = {"dataset": interactions.name, "seed": config.seed, "system": SYSTEM, "prompt": _PROMPT.value}
         result |= {name: getattr(config.evaluation, name) for name in ("protocol", "graph", "held_out")}
-        result |= split_values(outputs)
+        result |= split_values(outputs) | {BUILT_ON: Workdir(pathlib.Path(cli.WORKDIR.value)).result_hash()}
         try:
             output.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -27,4 +27,5 @@ def _print_table(result: dict, rows: dict[str, dict[str, float]]) -> None:
     print(f"\n{result['dataset']}, test split, full ranking, seed {result['seed']}{known}")
     print("  ".join([f"{'':12}", *(f"{name:>11}" for name in _COLUMNS)]))
     for name, metrics in rows.items():
-        print("  ".join([f"{name:12}", *(f"{metrics[column]:11.4f}" for column in _COLUMNS)]))
+        figures = (f"{metrics[column]:11.4f}" if column in metrics else f"{'-':>11}" for column in _COLUMNS)
+        print("  ".join([f"{name:12}", *figures]))

@@ -192,6 +192,13 @@ FAILURES = {
     "refit of nothing": ("refit", ["--workdir={tmp}/new"], "--run: not given"),
     "unfinished run": ("evaluate", ["--workdir={tmp}/begun"], "the run has not finished"),
     "a baseline": ("recommend", ["--workdir={tmp}/rival", "--user=1"], "is a run of the baseline sasrec; allowed are"),
+    "no query": ("evaluate", ["--workdir={tmp}/graph"], "graph: was trained in stages collaborative, without llm"),
+    "a baseline that cannot be": (
+        "baseline",
+        ["--baseline=sasrec", "--config=experiments/configs/baselines_sasrec.py:tiny", "--workdir={tmp}/new",
+         "--config.data.max_history=10"],
+        "data.history_buckets",
+    ),
     "export of a baseline": (
         "export", ["--workdir={tmp}/rival", "--output={tmp}/new", "--format=bundle"], "is a run of the baseline sasrec"
     ),
@@ -236,7 +243,10 @@ def failures(trained, tmp_path_factory) -> tuple[pathlib.Path, dict[str, subproc
     """What all of those printed, and the folder that they had."""
     workdir, tmp = trained[0], tmp_path_factory.mktemp("failures")
     config = (workdir / "config.json").read_text()
-    for folder, text, result in (("begun", config, None), ("rival", "{}", '{"system": "sasrec"}'), ("cut", "{", "{}")):
+    graph = json.dumps(json.loads(config) | {"stages": ["collaborative"]})
+    rival = '{"system": "sasrec"}'
+    made = (("begun", config, None), ("rival", "{}", rival), ("cut", "{", "{}"), ("graph", graph, "{}"))
+    for folder, text, result in made:
         (tmp / folder).mkdir()
         (tmp / folder / "config.json").write_text(text)
         if result is not None:

@@ -5,7 +5,9 @@ import pytest
 
 from experiments.configs import tiny
 from experiments.suites import holdout
+from experiments.suites.holdout_ranks import rank_last, report
 from experiments.suites.holdout_split import hold_out
+from tokenrec_jax.baselines.popularity import popularity
 from tokenrec_jax.data.synthetic import synthetic_interactions
 from tokenrec_jax.training.workdir import Workdir
 from tokenrec_jax.types import ConfigError
@@ -83,9 +85,9 @@ def test_measure_reports_users_and_items_and_does_not_train_again(tmp_path, monk
     assert users["seen_all"]["count"] == workdir.interactions().num_users < 60
     assert items["held_out"]["count"] == items["seen"]["count"] <= items["held_out_anywhere"]["count"]
     assert items["items"] == 4
-    for report, cutoff in ((users["held_out"], 10), (items["seen"], 50)):
-        low, high = report[f"hr@{cutoff}_interval"]
-        assert 0 <= low <= report[f"hr@{cutoff}"] <= high <= 1 and report[f"ndcg@{cutoff}"] <= report[f"hr@{cutoff}"]
+    for group, cutoff in ((users["held_out"], 10), (items["seen"], 50)):
+        low, high = group[f"hr@{cutoff}_interval"]
+        assert 0 <= low <= group[f"hr@{cutoff}"] <= high <= 1 and group[f"ndcg@{cutoff}"] <= group[f"hr@{cutoff}"]
 
     def again(*_, **__):
         raise AssertionError("trained again")
@@ -95,3 +97,9 @@ def test_measure_reports_users_and_items_and_does_not_train_again(tmp_path, monk
     assert holdout.measure(config, workdir, fraction=0.1) == found
     with pytest.raises(ConfigError, match=r"others held out than --fraction=0.2 --by=random; give the flags"):
         holdout.measure(config, workdir, fraction=0.2)
+
+
+def test_where_nothing_was_held_out_nothing_is_reported():
+    data = synthetic_interactions(name="synthetic", num_users=20, num_items=20, seed=0)
+    ranks = rank_last(popularity(data), data, [], owners=[], config=tiny.get_config(), cutoff=50)
+    assert report(ranks, cutoff=50, seed=0) == {"count": 0}

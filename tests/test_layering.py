@@ -9,7 +9,7 @@ from tests.conftest import REPOSITORY
 
 # Lower layers come first. A module may import its own layer group only within its own package, and anything lower.
 LAYERS = (
-    ("types", "numerics", "processes"),
+    ("types", "numerics", "processes", "array_files"),
     ("config",),
     ("config_checks",),
     ("sharding",),

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 import jax
 import numpy as np
-import safetensors.numpy
 from flax import nnx
 
+from tokenrec_jax.array_files import save_arrays
 from tokenrec_jax.data.files import empty_target, new_folder
 from tokenrec_jax.data.vocabulary import Vocabulary
 from tokenrec_jax.models import llm
@@ -47,7 +47,7 @@ def export(recommender: Recommender, folder: str) -> None:
             tokenizer = type(built.tokenizer).from_pretrained(draft)
             tokenizer.add_tokens(names)
             llm.save_hf(language_model(model, built.vocabulary), draft, tokenizer)
-            safetensors.numpy.save_file(_arrays(model, data.num_items), draft / ARRAYS)
+            save_arrays(draft / ARRAYS, _arrays(model, data.num_items))
             users = _token_strings(tables["user"], names, first=0, book_size=built.vocabulary.book_size)
             _write_table(draft / "users.tsv", ("user", "tokens"), zip(data.user_ids, users, strict=False))
             first = built.vocabulary.first_item_token - built.vocabulary.first_user_token

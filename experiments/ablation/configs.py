@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.ablation.python_file import load_function
+from experiments.baseline_config import BaselineConfig
 from tokenrec_jax.config import Config
 from tokenrec_jax.config_checks import validate
 from tokenrec_jax.data.files import read_json
@@ -25,14 +26,16 @@ def make_config(given: str, overrides: Mapping[str, Any]) -> Any:
     Raises:
       ConfigError: the file cannot be used, a field is unknown or of another type, or the config is not valid.
     """
-    _, get_config, arguments = load_function(given, "get_config", flag="--config")
-    config = get_config(*arguments)
+    _, get_config = load_function(given, "get_config", flag="--config")
+    config = get_config()
     if not dataclasses.is_dataclass(config):
         raise ConfigError(f"--config={given}: get_config returned a {type(config).__name__}; allowed is a data class")
     for name, value in overrides.items():
         _override(config, name, value)
     if isinstance(config, Config):
         validate(config)
+    elif isinstance(config, BaselineConfig):
+        config.loop_config()
     return config
 
 

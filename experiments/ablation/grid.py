@@ -78,11 +78,8 @@ def load_grid(given: str) -> Grid:
     Raises:
       ConfigError: the file cannot be read or run, or the grid contradicts itself.
     """
-    module, get_grid, arguments = load_function(given, "get_grid", flag="--grid")
-    try:
-        grid = get_grid(*arguments)
-    except ConfigError as error:
-        raise ConfigError(f"--grid={given}: {error}") from None
+    module, get_grid = load_function(given, "get_grid", flag="--grid")
+    grid = get_grid()
     if not isinstance(grid, Grid):
         raise ConfigError(f"--grid={given}: get_grid returned a {type(grid).__name__}; allowed is a Grid")
     problem = _problem(grid)

@@ -9,6 +9,8 @@ from typing import Any
 
 from experiments.ablation.configs import differences, flatten, make_config, override_flags, read_config
 from experiments.ablation.grid import KINDS, OF, Cell, Grid
+from tokenrec_jax.data.files import read_json
+from tokenrec_jax.training.workdir import BUILT_ON, Workdir
 from tokenrec_jax.types import ConfigError
 
 #: The file whose presence means that a job of a kind has finished; result.json for all others.
@@ -52,10 +54,21 @@ class Job:
         return self.folder.with_name(f"{self.folder.name}.failed")
 
     def check(self) -> None:
-        """Raises ConfigError if the directory belongs to a run with another config, DataError if that is damaged.
+        """Checks that what is in the directory is of this job.
 
         A field that the run does not know, because it is younger, is no difference while it has its default.
+
+        Raises:
+          ConfigError: it belongs to a run with another config, or rests on a run that was trained anew since.
+          DataError: it is damaged.
         """
+        base = Workdir(_of(self.cell, self.folder))
+        if self.cell.of and self.result.is_file() and base.finished:
+            known = read_json(self.result, advice=f"remove {self.folder} to run it again").get(BUILT_ON)
+            if known and known != base.result_hash():
+                raise ConfigError(
+                    f"{self.folder}: rests on an earlier run of {self.cell.of}; remove it to run it again"
+                )
         there = read_config(self.folder)
         if there is None or self.config is None:
             return

@@ -141,8 +141,8 @@ def measure_items(recommender: Recommender, part: HeldOut, *, config: Config) ->
     added_degree = np.zeros(recommender.interactions.num_items, int)
     np.add.at(added_degree, [item_rows[item] for _, item, _ in added], 1)
     degree = np.bincount(run_data.without_last(2).items, minlength=run_data.num_items)
-    of_target = added_degree[[prefixes[number][-1] for number in kept]]
-    is_last = np.array([targets[number].is_last for number in kept])
+    of_target = added_degree[np.array([prefixes[number][-1] for number in kept], int)]
+    is_last = np.array([targets[number].is_last for number in kept], bool)
     peers = _peers(of_target[is_last], degree[[run_data.history(row)[-1] for row in seen_rows]], seed=config.seed)
     return {
         "items": len({prefixes[number][-1] for number in kept}),

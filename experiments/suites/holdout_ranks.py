@@ -34,6 +34,8 @@ def rank_last(
       config: of the run.
       cutoff: of the metrics that the evaluator wants to be asked for.
     """
+    if not histories:
+        return np.empty(0, np.int32)
     whose = np.asarray(owners, np.int32)
     data = Interactions(
         name=now.name,
@@ -51,7 +53,12 @@ def rank_last(
 
 
 def report(ranks: Int[np.ndarray, " held_out *peers"], *, cutoff: int, seed: int) -> dict[str, Any]:
-    """Returns HR and NDCG at a cutoff, and the middle 95 % of HR when those held out are drawn again (bootstrap)."""
+    """Returns HR and NDCG at a cutoff, and the middle 95 % of HR when those held out are drawn again (bootstrap).
+
+    Nothing but their number where there are none.
+    """
+    if not len(ranks):
+        return {"count": 0}
     flat, shape = ranks.reshape(-1), (len(ranks), -1)
     hits, gains = (per_user(flat, f"{name}@{cutoff}").reshape(shape).mean(axis=1) for name in ("hr", "ndcg"))
     return {

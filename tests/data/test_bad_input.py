@@ -114,6 +114,8 @@ HEADER = "user,item,time,stars\n"
         (HEADER + GOOD + "u,d,4\n", 5, "3 fields; the header has 4"),
         (HEADER + GOOD + "\n\nu,d,4,5,6\n", 7, "5 fields; the header has 4"),
         (HEADER + GOOD + 'u,"d,4,5\nu,e,5,5\n', 5, "fields; the header has 4"),
+        (HEADER + f"u,{'a' * 140_000},1,5\nu,d,4\n", 3, "3 fields; the header has 4"),
+        ('"' + HEADER + "u,a,1,5\n" * 20_000, 1, "no column 'user'; columns are 'user,item,time,stars"),
         (HEADER + GOOD + "u,,4,5\n", 5, "item is missing"),
         (HEADER + GOOD + " ,d,4,5\n", 5, "user is missing"),
         (HEADER + GOOD + "u,d,,5\n", 5, "time is missing"),
@@ -192,6 +194,14 @@ def test_parquet_refuses(tmp_path, columns, place, message):
     text = refusal(config, tmp_path / "cache")
     assert text.startswith(f"{path}:{place}")
     assert message in text
+
+
+def test_a_parquet_file_whose_values_are_no_text_is_refused(tmp_path):
+    path = tmp_path / "shop.parquet"
+    brand = pa.array([b"\xff", b"a", b"b"], pa.binary())
+    pyarrow.parquet.write_table(pa.table({"user": ["u"] * 3, "item": ["a", "b", "c"], "brand": brand}), path)
+    config = DataConfig(source="interactions", path=str(path), feature_columns=("brand",))
+    assert "UTF8" in refusal(config, tmp_path / "cache")
 
 
 def test_other_files_are_refused(tmp_path):

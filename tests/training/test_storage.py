@@ -1,6 +1,7 @@
 """Disks that are full and files that are damaged: one line that names the place, and what was there before stays."""
 
 import contextlib
+import errno
 import gc
 import json
 import shutil
@@ -10,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tokenrec_jax.array_files import save_arrays
 from tokenrec_jax.config import Config, to_json
 from tokenrec_jax.data.files import read_json, read_json_lines
+from tokenrec_jax.retrieval.index import ItemIndex
 from tokenrec_jax.training.checkpoint import CheckpointStore, Position
 from tokenrec_jax.training.metric_writer import MetricWriter
 from tokenrec_jax.training.state import TrainState
@@ -42,6 +45,9 @@ def no_file_above(size: int):
         # What Orbax had begun to write is not left to be collected during another test.
         gc.collect()
 
+
+ARRAYS = {"table": np.ones((512, 128), np.float32)}
+INDEX = ItemIndex.build(ARRAYS["table"], metric="dot")
 
 #: TensorStore tells event loops of Orbax that are closed by then.
 LATE_WORDS = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -190,3 +196,14 @@ def test_a_damaged_line_of_metrics_is_named_and_a_cut_one_dropped(tmp_path):
     with pytest.raises(DataError, match=r"metrics\.jsonl:2: damaged \(.*\); remove the line"):
         MetricWriter(tmp_path, resume_step=9)
     assert path.read_bytes().count(b"\n") == 3
+
+
+@pytest.mark.parametrize("save", [lambda path: save_arrays(path, ARRAYS), lambda path: INDEX.save(path)])
+def test_arrays_that_do_not_fit_are_an_error_of_the_file_system(tmp_path, save):
+    path = tmp_path / "arrays.safetensors"
+    save(path)
+    before = path.read_bytes()
+    with no_file_above(10_000), pytest.raises(OSError, match="File too large") as caught:
+        save(tmp_path / "other.safetensors")
+    assert caught.value.errno == errno.EFBIG
+    assert [file.name for file in tmp_path.iterdir()] == [path.name] and path.read_bytes() == before

@@ -57,9 +57,12 @@ def new_folder(target: pathlib.Path, *, replace: bool = False) -> Iterator[pathl
 
 
 def write_whole(path: pathlib.Path, content: str | bytes) -> None:
-    """Writes a small file, which is then there as a whole or as it was; text as UTF-8."""
+    """Writes a small file, which is then there as a whole or as it was, after a loss of power too; text as UTF-8."""
     draft = path.with_name(f".{path.name}.tmp")
-    draft.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with draft.open("wb") as file:
+        file.write(content if isinstance(content, bytes) else content.encode())
+        file.flush()
+        os.fsync(file.fileno())
     draft.replace(path)
 
 

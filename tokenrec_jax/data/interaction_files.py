@@ -33,6 +33,9 @@ from tokenrec_jax.data.interaction_columns import (
 from tokenrec_jax.data.interaction_table import InteractionTable
 from tokenrec_jax.types import ConfigError, DataError
 
+#: Characters of a field of a CSV file.
+_LONGEST = (1 << 31) - 1
+
 ADVICE = "an interactions file (.csv, .tsv, .jsonl or .parquet) is due in data.path"
 
 
@@ -65,7 +68,13 @@ def read_interaction_file(path: pathlib.Path, *, config: DataConfig) -> Interact
         raise ConfigError(f"columns {names} of the config; user_column and item_column are due, and names must differ")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: is empty; {ADVICE}")
-    rows = readers[path.suffix.lower()]()
+    try:
+        return _table(readers[path.suffix.lower()](), config)
+    except pa.ArrowException as error:
+        raise DataError(f"{path}: {one_line(error)}; {ADVICE}") from None
+
+
+def _table(rows: Rows, config: DataConfig) -> InteractionTable:
     return InteractionTable(
         user=read_ids(rows, config.user_column),
         item=read_ids(rows, config.item_column),
@@ -117,12 +126,17 @@ class _CsvRecords:
     def __iter__(self):
         with self._path.open(encoding="utf-8-sig", newline="") as file:
             quoting = csv.QUOTE_NONE if self._delimiter == "\t" else csv.QUOTE_MINIMAL
+            # Else a long text is an error here, though not for pyarrow.
+            csv.field_size_limit(_LONGEST)
             reader = csv.reader(file, delimiter=self._delimiter, quoting=quoting)
             line = 1
-            for fields in reader:
-                if fields:  # An empty line is no record, for pyarrow neither.
-                    yield line, fields
-                line = reader.line_num + 1
+            try:
+                for fields in reader:
+                    if fields:  # An empty line is no record, for pyarrow neither.
+                        yield line, fields
+                    line = reader.line_num + 1
+            except csv.Error as error:
+                raise DataError(f"{self._path}:{line}: {error}; a table with one header line is due") from None
 
     def header(self) -> tuple[list[str], int]:
         """Returns the names of the columns and their line."""
@@ -136,12 +150,9 @@ class _CsvRecords:
 
     def complaint(self, num_columns: int, error: Exception) -> str:
         """Returns what is wrong with a text that pyarrow refused."""
-        try:
-            for line, fields in self:
-                if len(fields) != num_columns:
-                    return f"{self._path}:{line}: {len(fields)} fields; the header has {num_columns}"
-        except csv.Error:
-            pass
+        for line, fields in self:
+            if len(fields) != num_columns:
+                return f"{self._path}:{line}: {len(fields)} fields; the header has {num_columns}"
         return f"{self._path}: {one_line(error)}; a table with one header line is due"
 
 
@@ -219,5 +230,5 @@ def _require_columns(names: list[str], header: Sequence[str], where: str) -> Non
     """Raises a DataError if a column is not there."""
     for name in names:
         if name not in header:
-            listed = ", ".join(repr(column) for column in header[:20])
+            listed = ", ".join(repr(column[:40]) for column in header[:20])
             raise DataError(f"{where}: no column {name!r}; columns are {listed}: set data.*_column to one of them")

@@ -15,6 +15,7 @@ import safetensors
 import safetensors.numpy
 from jaxtyping import Bool, Int
 
+from tokenrec_jax.array_files import save_arrays
 from tokenrec_jax.config import EvaluationConfig
 from tokenrec_jax.data.files import new_folder
 from tokenrec_jax.types import PADDING, DataError
@@ -171,7 +172,7 @@ class Interactions:
         }
         with new_folder(folder, replace=True) as temporary:
             contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-            safetensors.numpy.save_file(contiguous, temporary / _ARRAYS)
+            save_arrays(temporary / _ARRAYS, contiguous)
             (temporary / _TEXTS).write_text(json.dumps(texts, ensure_ascii=False), encoding="utf-8")
 
     @classmethod

@@ -15,8 +15,8 @@ from typing import Any, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors.numpy import save_file
 
+from tokenrec_jax.array_files import save_arrays
 from tokenrec_jax.retrieval.storage import Metric
 from tokenrec_jax.sharding import fetch
 from tokenrec_jax.types import DataError
@@ -43,10 +43,10 @@ def write(path: str | pathlib.Path, arrays: Mapping[str, Any], *, num_items: int
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     metadata = {"format": _FORMAT, "metric": metric, "num_items": str(num_items), "align": ""}
-    save_file(host, part, metadata=metadata)
+    save_arrays(part, host, metadata=metadata)
     # The length of the header moves all arrays, and a word of metadata gives it the length that is wanted.
     metadata["align"] = "-" * (-_header(part)[1] % _ALIGNMENT)
-    save_file(host, part, metadata=metadata)
+    save_arrays(part, host, metadata=metadata)
     part.replace(path)
 
 

@@ -12,6 +12,7 @@ from tokenrec_jax.training.checkpoint import FINAL, CheckpointStore
 from tokenrec_jax.training.known import buffers_among
 from tokenrec_jax.training.state import Params, abstract_model
 from tokenrec_jax.training.workdir import Workdir
+from tokenrec_jax.types import ConfigError, Stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,14 +36,23 @@ class FinishedRun:
     buffers: Params
 
     @classmethod
-    def open(cls, path: str, *, flag: str = "--workdir") -> "FinishedRun":
+    def open(cls, path: str, *, flag: str = "--workdir", trained: Stage = Stage.LLM) -> "FinishedRun":
         """Loads a run, which a flag named, onto all devices.
 
+        Args:
+          path: of its directory.
+          flag: for messages.
+          trained: the stage whose outcome is wanted; a run of stage joint, which trains everything, will do.
+
         Raises:
-          ConfigError: there is no finished run.
+          ConfigError: there is no finished run, or it left that stage out.
         """
         workdir = Workdir.open_finished(path, flag=flag)
         config = workdir.config()
+        if not {str(trained), str(Stage.JOINT)} & set(config.stages):
+            raise ConfigError(
+                f"{flag}={path}: was trained in stages {','.join(config.stages)}, without {trained}; give a run with it"
+            )
         interactions = workdir.interactions()
         mesh = make_mesh(MeshConfig())
         built = build_model(

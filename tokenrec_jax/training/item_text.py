@@ -20,6 +20,7 @@ from absl import logging
 from flax import nnx
 from jaxtyping import Float
 
+from tokenrec_jax.array_files import save_arrays
 from tokenrec_jax.data.files import content_hash
 from tokenrec_jax.data.vocabulary import load_tokenizer
 from tokenrec_jax.models import llm
@@ -60,7 +61,7 @@ class TextMap:
     def save(self, folder: pathlib.Path) -> None:
         """Writes the map into a folder."""
         arrays = {"mean": self.mean, "basis": np.ascontiguousarray(self.basis)}
-        safetensors.numpy.save_file(arrays, folder / _FILE, metadata={"name": self.name})
+        save_arrays(folder / _FILE, arrays, metadata={"name": self.name})
 
     @classmethod
     def load(cls, folder: pathlib.Path) -> "TextMap":
@@ -127,7 +128,7 @@ def text_states(name: str, texts: Sequence[str], *, cache: pathlib.Path | None) 
     try:
         cache.mkdir(parents=True, exist_ok=True)
         draft = file.with_suffix(".draft")
-        safetensors.numpy.save_file({"states": states}, draft)
+        save_arrays(draft, {"states": states})
         draft.replace(file)
     except OSError as error:
         raise DataError(

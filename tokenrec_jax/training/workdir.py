@@ -24,7 +24,15 @@ from absl import logging
 from jaxtyping import Int
 
 from tokenrec_jax.config import Config, from_json, to_json
-from tokenrec_jax.data.files import empty_target, hold, new_folder, read_json, storage_error, write_whole
+from tokenrec_jax.data.files import (
+    content_hash,
+    empty_target,
+    hold,
+    new_folder,
+    read_json,
+    storage_error,
+    write_whole,
+)
 from tokenrec_jax.data.interactions import Interactions
 from tokenrec_jax.models.llm import LanguageModelConfig
 from tokenrec_jax.processes import is_main, main_first, said_by_main, wait_for_all
@@ -33,6 +41,9 @@ from tokenrec_jax.training.item_text import TextMap
 from tokenrec_jax.types import ConfigError
 
 _RANK_AGAIN = "remove result.json and run the training command again, which goes on from its last checkpoint"
+
+#: Field of a result.json: `Workdir.result_hash` of the run that this one rests on.
+BUILT_ON = "built_on"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,6 +243,10 @@ class Workdir:
                     shutil.copyfile(self.path / name, draft / name)
         except OSError as error:
             raise ConfigError(f"--output={folder}: {error.strerror}; give a folder that can be written") from None
+
+    def result_hash(self) -> str:
+        """Returns what tells this finished run from another one in the same place."""
+        return content_hash(self.path / "result.json")
 
     def save_result(
         self, result: dict[str, Any], *, ranks: Mapping[str, Int[np.ndarray, " users"]] | None = None

@@ -16,10 +16,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 from flax import nnx
 from jaxtyping import Array, Float
 
+from tokenrec_jax.array_files import save_arrays
 from tokenrec_jax.models.llm.families import HEAD, Family, Path, config_from_hf, family_of, key_table
 from tokenrec_jax.models.llm.hf_files import (
     CONFIG,
@@ -172,7 +172,7 @@ def save_hf(model: Any, folder: str | os.PathLike[str], tokenizer: Any = None) -
         names = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
     for name, keys in zip(names, shards, strict=True):
         partial = folder / f".{name}.partial"
-        safetensors.numpy.save_file({key: tensor(key) for key in keys}, partial, metadata={"format": "pt"})
+        save_arrays(partial, {key: tensor(key) for key in keys}, metadata={"format": "pt"})
         partial.replace(folder / name)
     if len(shards) > 1:
         weight_map = {key: name for name, keys in zip(names, shards, strict=True) for key in keys}
