@@ -5,12 +5,13 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 extras=$1
 python=${PYTHON:-python3}
-if [ ! -x .venv/bin/python ]; then
+# The script to activate it is the last file of an environment; one that was stopped before is made again.
+if [ ! -f .venv/bin/activate ]; then
   "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
     echo "error: $("$python" --version) is too old; Python 3.11 or newer is needed: set PYTHON" >&2
     exit 1
   }
-  "$python" -m venv .venv
+  "$python" -m venv --clear .venv
 fi
 # shellcheck disable=SC1091
 . .venv/bin/activate

@@ -100,6 +100,6 @@ def test_measure_reports_users_and_items_and_does_not_train_again(tmp_path, monk
 
 
 def test_where_nothing_was_held_out_nothing_is_reported():
-    data = synthetic_interactions(name="synthetic", num_users=20, num_items=20, seed=0)
+    data = synthetic_interactions(name="synthetic", num_users=20, num_items=24, seed=0)
     ranks = rank_last(popularity(data), data, [], owners=[], config=tiny.get_config(), cutoff=50)
     assert report(ranks, cutoff=50, seed=0) == {"count": 0}

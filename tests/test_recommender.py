@@ -175,7 +175,7 @@ def test_codes_follow_the_vectors_and_far_ones_stay(make):
 
 def test_within_the_headroom_nothing_is_compiled_and_beyond_it_everything_goes_on(make):
     recommender = make(headroom=0.5)
-    recommender.warm_up(batch_sizes=(1, 4), k=10, longest=70)
+    recommender.warm_up(batch_sizes=(1, 4, 5), k=10, longest=70)
     with compilations() as count:
         for number in range(3):
             new = [(f"new-{number}", item) for item in recommender.item_ids[number : number + 5]]
@@ -184,6 +184,8 @@ def test_within_the_headroom_nothing_is_compiled_and_beyond_it_everything_goes_o
             recommender.recommend(["user-0", "user-1", f"new-{number}"], k=3, filter=recommender.item_ids[7:])
             recommender.recommend(histories=[["item-3"], ["item-4", f"novel-{number}"], ["item-9"]], k=16)
             recommender.recommend(histories=[["item-3", "item-5"] * 35], k=9)
+            recommender.recommend(histories=[["item-3"]] * 5, k=9)
+            recommender.explain("user-0", "item-3")
             recommender.remove_items(["item-20"])
         assert count() == 0
         many = [(f"more-{number}", f"item-{number % 40}") for number in range(130)]
@@ -362,36 +364,12 @@ def test_readers_see_whole_states_while_others_are_made(make_paper):
     assert len(recommender.user_ids) == 60 + 16 and len(recommender.item_ids) == 40 + 16
 
 
-def test_content_stands_for_an_item_that_nobody_has_touched():
-    recommender = maker("ours")()
-    group = recommender.interactions.item_attributes[0]
-    known = recommender.interactions.num_items
-    assert recommender.add_items(
-        ["new", recommender.item_ids[0], "odd"], titles=["N", "", ""], attributes=[group, (), ("unheard",)]
-    ) == (
-        "new",
-        "odd",
-    )
-    assert recommender.title("new") == "N" and recommender.interactions.item_attributes[known] == group
-    model = recommender.model
-    space = np.asarray(model.item_space(model.tables.item_vectors[...]))
-    content = np.asarray(model.content_vectors())
-    cosine = space[known] @ content[known] / np.linalg.norm(content[known])
-    assert cosine == pytest.approx(1.0, abs=1e-5)
-    # As long as the run's own vectors are, so that its codes are chosen as theirs.
-    lengths = np.linalg.norm(np.asarray(model.tables.item_vectors[...]), axis=1)
-    assert lengths[known] == pytest.approx(np.sqrt(np.mean(lengths[:known] ** 2)), rel=1e-3)
-    encoded = model.item_tokenizer.encode(model.tables.item_vectors[...][known : known + 1])
-    np.testing.assert_array_equal(model.tables.item_codes[...][known], encoded[0])
-    # What the model knows nothing of stands nowhere.
-    assert np.all(space[known + 1] == 0)
-    found = recommender.recommend([recommender.user_ids[0]], k=known + 2, exclude_seen=False)[0]
-    assert {"new", "odd"} <= {one.item for one in found}
-    # Once touched, the graph speaks.
-    recommender.add_interactions([(recommender.user_ids[0], "new")])
-    assert not np.allclose(np.asarray(recommender.model.tables.item_vectors[...])[known], 0)
-
-
-def test_items_cannot_be_added_to_a_run_without_content(make_paper):
-    with pytest.raises(DataError, match=r"llm\.item_features"):
-        make_paper().add_items(["new"])
+def test_a_vector_of_zero_has_its_code_too(make):
+    recommender = make(headroom=0.0)
+    # Nobody else knows them, so they stand nowhere; of the others some make the tables grow.
+    recommender.add_interactions([("lonely", "alone"), *((f"more-{number}", f"only-{number}") for number in range(90))])
+    now, model = tables(recommender), recommender.model
+    assert not now["item_vectors"][-1].any()
+    np.testing.assert_array_equal(now["item_codes"], model.item_tokenizer.encode(jnp.asarray(now["item_vectors"])))
+    if recommender._reads_users:
+        np.testing.assert_array_equal(now["user_codes"], model.user_tokenizer.encode(jnp.asarray(now["user_vectors"])))

@@ -22,7 +22,7 @@ from tokenrec_jax.growth.catalogue import Catalogue
 from tokenrec_jax.growth.rows import read_id, read_ids, read_items, read_rows
 from tokenrec_jax.growth.tables import Grower, Tables
 from tokenrec_jax.models.tokenrec import TokenRec
-from tokenrec_jax.requests import Searcher, State, UserCodes, seen_width
+from tokenrec_jax.requests import Searcher, State, UserCodes, rows_to_explain
 from tokenrec_jax.retriever import Retriever
 from tokenrec_jax.sharding import fetch, put, replicated
 from tokenrec_jax.training.build import BuiltModel
@@ -298,28 +298,29 @@ class Recommender:
         (target,) = state.catalogue.item_rows([read_id(item, "item")]).tolist()
         codes = state.codes_of([row])(0, 1) if self._reads_users else None
         history = state.catalogue.history(row)
-        (query,) = fetch(self._searcher.query(state, [history], user_codes=codes, size=self._searcher.sizes[0]))
-        rows = np.full(1 + seen_width([history]), target, np.int32)
-        rows[1 : 1 + len(history)] = history
+        queries = fetch(self._searcher.query(state, [history], user_codes=codes, size=self._searcher.sizes[0]))
+        rows = rows_to_explain(target, history)
         vectors, item_codes = fetch(self._retriever.look_up(state.params, state.buffers, rows))
-        return explanation(state.catalogue, row, target, query=query, vectors=vectors, codes=item_codes)
+        return explanation(state.catalogue, row, target, query=queries[0], vectors=vectors, codes=item_codes)
 
     def warm_up(self, *, batch_sizes: Sequence[int] = (1,), k: int = 10, longest: int = 1) -> None:
-        """Compiles what requests and additions will run, so that the first ones are not slow.
+        """Compiles what requests, explanations and additions will run, so that the first ones are not slow.
 
         Until the headroom is used up, no request of these numbers of users, for k items, with a history of up to
         `longest` items or as many as a user has now, compiles anything. What serves k serves less, down to the power of
         two below it.
         """
         state = self._growable()
-        catalogue = state.catalogue
-        for count in batch_sizes:
-            for length in self._searcher.shapes(max(longest, int(np.diff(catalogue.indptr).max()))):
-                read = [np.arange(length, dtype=np.int32) % catalogue.num_items] * count
-                codes = None
+        self._grower.warm_up()
+        for length in self._searcher.shapes(max(longest, int(np.diff(state.catalogue.indptr).max()))):
+            history = np.arange(length, dtype=np.int32) % state.catalogue.num_items
+            self._retriever.look_up(state.params, state.buffers, rows_to_explain(0, history))
+            for count in batch_sizes:
+                read, codes = [history] * count, None
                 if self._reads_users:
-                    self._codes_of_sessions(state, read)(0, count)
                     codes = state.codes_of([0] * count)
+                    for start, size in self._searcher.parts(count):
+                        self._codes_of_sessions(state, read)(start, min(start + size, count))
                 self._searcher.search(state, read, user_codes=codes, k=k, exclude_seen=True, allowed=state.allowed)
 
     @property

@@ -159,6 +159,13 @@ def seen_width(histories: Sequence[Int[np.ndarray, " _"]]) -> int:
     return seen_widths(max(map(len, histories)))[-1]
 
 
+def rows_to_explain(item: int, history: Int[np.ndarray, " history"]) -> Int[np.ndarray, " rows"]:
+    """Returns the rows of an item, of a history, and of the item again, as many as a request has a shape for."""
+    rows = np.full(1 + seen_width([history]), item, np.int32)
+    rows[1 : 1 + len(history)] = history
+    return rows
+
+
 def seen_widths(longest: int) -> list[int]:
     """Returns the padded lengths up to that of a seen list."""
     widths = [SHORTEST_SEEN]

@@ -1,9 +1,11 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from tokenrec_jax.data.interactions import Interactions
 from tokenrec_jax.growth.catalogue import Catalogue
-from tokenrec_jax.growth.rows import read_rows
+from tokenrec_jax.growth.rows import read_items, read_rows
 from tokenrec_jax.types import DataError
 
 RUN = Interactions(
@@ -57,7 +59,15 @@ def test_the_graph_is_that_of_the_training_and_what_was_added():
 def test_a_log_may_be_cut_anywhere():
     rng = np.random.default_rng(0)
     times = [None if rng.random() < 0.3 else int(rng.integers(0, 40)) for _ in range(80)]
-    rows = [(f"u{rng.integers(6)}" if rng.random() < 0.7 else "v", f"i{rng.integers(25)}", time) for time in times]
+    rows = [
+        (
+            f"u{rng.integers(6)}" if rng.random() < 0.7 else "v",
+            f"i{rng.integers(25)}",
+            time,
+            rng.choice([None, "one", "two"]),
+        )
+        for time in times
+    ]
     whole = add(of_run(), *rows)
     for size in (1, 7, 40):
         cut = of_run()
@@ -67,8 +77,31 @@ def test_a_log_may_be_cut_anywhere():
             np.testing.assert_array_equal(getattr(cut, name), getattr(whole, name), err_msg=name)
         assert cut.interactions.user_ids == whole.interactions.user_ids
         assert cut.interactions.item_ids == whole.interactions.item_ids
+        assert cut.interactions.item_titles == whole.interactions.item_titles
     falls = (np.diff(whole.times) < 0).nonzero()[0] + 1
     assert set(falls) <= set(whole.indptr)
+
+
+def test_a_title_that_comes_later_is_news_and_the_first_one_stays():
+    untitled = add(of_run(), ("w", "x"))
+    assert untitled.interactions.item_titles is None
+    named = add(untitled, ("w", "x", 5, "Ex"))
+    assert named is not untitled and named.interactions.item_titles == ("", "", "", "", "Ex")
+    assert len(named.items) == len(untitled.items)
+    assert add(named, ("w", "x", 5, "Why")) is named
+
+
+def test_items_that_are_known_keep_what_is_said_of_them():
+    items = read_items(["x", "a"], titles=["Ex", "A"], attributes=[("new",), ("red",)])
+    grown = of_run().with_items(items)
+    assert grown.titles == ["", "", "", "", "Ex"] and grown.attributes == [(), (), (), (), ("new",)]
+
+
+def test_new_items_have_no_text():
+    run = dataclasses.replace(of_run().run, item_texts=("soft", "", "", "red"))
+    grown = add(Catalogue.of_run(run, graph=run), ("w", "x", 1, "Ex")).interactions
+    assert grown.item_texts == ("soft", "", "", "red", "")
+    assert grown.texts()[-1] == "Ex"
 
 
 def test_older_catalogues_do_not_see_what_came_later():

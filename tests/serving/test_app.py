@@ -2,6 +2,7 @@ import asyncio
 import concurrent.futures
 import json
 import re
+import time
 import urllib.parse
 import urllib.request
 
@@ -49,6 +50,7 @@ def test_recommends_to_users_and_histories(client, engine):
 
 
 def test_what_was_told_counts_at_once_and_twice_as_once(client, engine):
+    began = time.time()
     told = {"interactions": [{"user": "new", "item": "i3"}, {"user": "new", "item": "n1", "title": "N"}]}
     assert client.post("/interactions", json=told).json() == {"accepted": 2, "sequence": 1}
     assert client.post("/interactions", json=told).json() == {"accepted": 2, "sequence": 2}
@@ -58,6 +60,9 @@ def test_what_was_told_counts_at_once_and_twice_as_once(client, engine):
     assert "i3" not in recommended(client, user="new")
     assert client.get("/items?query=n1").json()["items"] == [{"item": "n1", "title": "N"}]
     assert client.get("/health").json() == {"status": "ok", "users": 21, "items": 41, "sequence": 2}
+    # What came without a time came now.
+    *_, second = engine.log.path.read_text().splitlines()
+    assert all(abs(time - began) < 60 for *_, time, _ in json.loads(second)["events"])
 
 
 def test_lists(client):

@@ -33,7 +33,12 @@ def test_follows_events(recommender):
     assert catalogue.has_user("new") and catalogue.has_item("n1")
     assert found(catalogue.find_items("thing", limit=99))[-1] == "n1"
     assert found(catalogue.find_users("new", limit=9)) == ["new"]
-    catalogue.update([Remove("i3"), Remove("n1")])
+    # A title may come later.
+    for title in ("", "Later thing"):
+        recommender.add_interactions({"user": ["new"], "item": ["n2"], "title": [title]})
+        catalogue.update([Add("new", "n2", None, title)])
+    assert catalogue.find_items("later", limit=9) == catalogue.find_items("n2", limit=9) != []
+    catalogue.update([Remove("n2"), Remove("i3"), Remove("n1")])
     assert catalogue.has_item("i3") and catalogue.num_items == 11
     assert not catalogue.find_items("n1", limit=9)
     assert "i3" not in found(catalogue.find_items("thing", limit=99))

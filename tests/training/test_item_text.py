@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from tests.test_recommender import compilations
 from tokenrec_jax.data.vocabulary import word_tokenizer
 from tokenrec_jax.models import llm
 from tokenrec_jax.training import item_text
@@ -58,3 +59,12 @@ def test_what_cannot_be_read_is_refused(checkpoint):
         item_text.fit_text_map(str(checkpoint), TEXTS, dim=6, dataset="shop")
     with pytest.raises(ConfigError, match="random weights cannot read"):
         item_text.fit_text_map("scratch:tiny", TEXTS, dim=2, dataset="shop")
+
+
+def test_after_a_warm_up_no_text_compiles_anything(checkpoint):
+    fitted = item_text.fit_text_map(str(checkpoint), TEXTS, dim=2, dataset="shop")
+    fitted.warm_up()
+    with compilations() as count:
+        for text in ("hat", "red shoe", "shoe hat red " * 40):
+            assert fitted.vectors([text]).any()
+        assert count() == 0

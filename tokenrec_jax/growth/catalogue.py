@@ -113,6 +113,7 @@ class Catalogue:
     def interactions(self) -> Interactions:
         """Everything as one data set, in the rows of the tables. New users may have fewer than three interactions."""
         titles, attributes = tuple(self.titles[: self.num_items]), tuple(self.attributes[: self.num_items])
+        texts = self.run.item_texts
         return dataclasses.replace(
             self.run,
             indptr=self.indptr,
@@ -122,6 +123,7 @@ class Catalogue:
             timestamps=None if self.run.timestamps is None else self.times,
             item_titles=titles if any(titles) or self.run.item_titles is not None else None,
             item_attributes=attributes if any(attributes) or self.run.item_attributes is not None else None,
+            item_texts=texts and texts + ("",) * (self.num_items - len(texts)),
         )
 
     def history(self, user: int) -> Int[np.ndarray, " history"]:
@@ -154,7 +156,7 @@ class Catalogue:
         return dataclasses.replace(self, removed=marks)
 
     def with_rows(self, rows: Rows) -> "Catalogue":
-        """Returns the catalogue with rows added; itself if it has them all.
+        """Returns the catalogue with rows added; itself if it has them all and they name no item that had no title.
 
         A user's history stays in the order of time, rows of one second in the order in which they came. A row without a
         time is as new as the newest of its user before it; where the run's data has no times, all of its interactions
@@ -163,10 +165,11 @@ class Catalogue:
         """
         users, items = self.user_map.add(rows.users), self.item_map.add(rows.items)
         num_users, num_items = len(self.user_map.ids), len(self.item_map.ids)
-        self._describe(items, titles=rows.titles, attributes=[()] * len(items))
+        named = self._describe(items, titles=rows.titles, attributes=[()] * len(items))
         new = self._are_new(users, items, stride=num_items)
         if not new.any():
-            return self
+            # Not itself: what is read of titles belongs to them.
+            return dataclasses.replace(self) if named else self
         users, items, times = users[new], items[new], rows.timestamps[new]
         indptr = np.pad(self.indptr, (0, num_users - self.num_users), mode="edge")
         times = _fill_times(users, times, newest=self._newest(users))
@@ -190,20 +193,26 @@ class Catalogue:
         num_items = len(self.item_map.ids)
         if num_items == self.num_items:
             return self
-        self._describe(rows, titles=items.titles, attributes=items.attributes)
+        # Known ones stay as they are.
+        new = np.flatnonzero(rows >= self.num_items).tolist()
+        titles, attributes = ([column[at] for at in new] for column in (items.titles, items.attributes))
+        self._describe(rows[new], titles=titles, attributes=attributes)
         removed = np.pad(self.removed, (0, num_items - self.num_items))
         return dataclasses.replace(self, num_items=num_items, removed=removed)
 
     def _describe(
         self, items: Int[np.ndarray, " rows"], *, titles: Sequence[str], attributes: Sequence[tuple[str, ...]]
-    ) -> None:
-        """Keeps what is said of items first."""
+    ) -> bool:
+        """Keeps what is said of items first; returns whether anything was."""
         new = len(self.item_map.ids) - len(self.titles)
         self.titles.extend([""] * new)
         self.attributes.extend([()] * new)
+        said = False
         for item, title, values in zip(items.tolist(), titles, attributes, strict=True):
+            said |= bool(title and not self.titles[item]) or bool(values and not self.attributes[item])
             self.titles[item] = self.titles[item] or title
             self.attributes[item] = self.attributes[item] or values
+        return said
 
     def forget_later(self) -> None:
         """Undoes what catalogues made from this one have left in the shared maps; for additions that failed."""

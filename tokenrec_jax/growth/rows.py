@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -131,7 +131,8 @@ def _from_columns(table: Mapping[str, Any]) -> list[Sequence[Any]]:
 
 def _from_rows(table: Any) -> list[Sequence[Any]]:
     try:
-        rows = [tuple(row) if not isinstance(row, str) else () for row in table]
+        # Text falls into letters, and of a mapping or a set only names or no order would be left.
+        rows = [tuple(row) if not isinstance(row, str | bytes | Mapping | Set) else () for row in table]
     except TypeError:
         raise DataError(f"interactions: got a {type(table).__name__}; {_ALLOWED}") from None
     for number, row in enumerate(rows):

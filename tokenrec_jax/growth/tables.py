@@ -27,6 +27,7 @@ from tokenrec_jax.training.build import BuiltModel
 from tokenrec_jax.training.item_text import TextMap
 from tokenrec_jax.training.known import counts_follow
 from tokenrec_jax.training.state import Params
+from tokenrec_jax.types import ConfigError
 
 #: Vectors move in steps of the root mean square of their table divided by this; see `propagation.moved`.
 STEPS = 256
@@ -158,9 +159,15 @@ class Grower:
         run = RunTables(vectors=vectors, before=before, known=known, start=start, steps=steps)
         tables = Tables(params=params, buffers=buffers, run=run, propagated=before, graph=graph)
         self._follow(tables, catalogue, before)
-        for side in self._sides:
-            self._encoded(params, buffers, np.zeros(1, np.int64), side=side)
-        return tables
+        return dataclasses.replace(tables, buffers=self._with_codes_of_zero(params, buffers, first=counts))
+
+    def warm_up(self) -> None:
+        """Compiles how texts of new items are read, if the run reads any and its language model is there."""
+        if self._text is not None:
+            try:
+                self._text.warm_up()
+            except ConfigError as error:
+                logging.warning("titles of new items cannot be read: %s", error)
 
     def grow(self, tables: Tables, catalogue: Catalogue) -> Tables:
         """Returns the tables of a catalogue that has more interactions than the one that `tables` are for.
@@ -206,6 +213,7 @@ class Grower:
             return tables
         logging.info("tables grow from %s to %s rows: programs are compiled again", tables.rows, rows)
         params, buffers = resize_tables((tables.params, tables.buffers), rows=rows, keep=tables.rows, mesh=self._mesh)
+        buffers = self._with_codes_of_zero(params, buffers, first=tables.rows)
         sharding = NamedSharding(self._mesh, ROWS)
 
         def pad(array: jax.Array, side: str) -> Any:
@@ -282,6 +290,20 @@ class Grower:
             some = np.pad(some, (0, ENCODED_ROWS - len(some)), constant_values=len(vectors))
             codes = self._encode(params, buffers, vectors, codes, put(some, replicated(self._mesh)), side=side)
         return codes
+
+    def _with_codes_of_zero(self, params: Params, buffers: Params, *, first: dict[str, int]) -> Params:
+        """Returns buffers whose rows from `first` on, of padding, have the codes of their vectors, which are zero.
+
+        A new row whose vector stays zero is like them and is not encoded, as it has not moved.
+        """
+        tables = dict(buffers["tables"])
+        for side in self._sides:
+            start, codes = first[side], tables[f"{side}_codes"]
+            if start < len(codes):
+                filled = fetch(self._encoded(params, buffers, np.array([start]), side=side)).copy()
+                filled[start:] = filled[start]
+                tables[f"{side}_codes"] = put(filled, codes.sharding)
+        return {**buffers, "tables": tables}
 
     def _encode_rows(self, params: Params, buffers: Params, vectors: Array, codes: Array, rows: Array, *, side: str):
         tokenizer = getattr(self._definition.merge(params, buffers), f"{side}_tokenizer")

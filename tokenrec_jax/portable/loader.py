@@ -18,6 +18,7 @@ class Portable:
 
     def __init__(self, folder=pathlib.Path(__file__).parent):
         """Reads the folder; weights go to the default device."""
+        folder = pathlib.Path(folder)
         sys.path.append(str(folder / "flatbuffers.zip"))  # last: an installed one goes first
         self.about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
         self.program = jax.jit(export.deserialize(bytearray((folder / "program.bin").read_bytes())).call)
@@ -38,6 +39,8 @@ class Portable:
                 f"{len(users)} users for {len(histories)} histories; this model reads one of about.json each"
             )
         rows = [_rows(history, self.item_rows, f"history {number}: item") for number, history in enumerate(histories)]
+        # An item counts where it came first, as in training.
+        rows = [list(dict.fromkeys(items)) for items in rows]
         if empty := [number for number, items in enumerate(rows) if not items]:
             raise ValueError(f"history {empty[0]} is empty; give one item or more")
         if not rows:

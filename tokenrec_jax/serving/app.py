@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import importlib.resources
 import re
+import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Annotated, Any
 
@@ -149,7 +150,11 @@ def _changes(engine: Engine) -> APIRouter:
     @router.post("/interactions", responses=_fails(422, 503))
     async def interactions(body: wire.Interactions) -> wire.Receipt:
         """Interactions to learn of; when this answers they are on the disk and in use. Twice is as once."""
-        events = [Add(one.user, one.item, one.timestamp, one.title) for one in body.interactions]
+        now = int(time.time())
+        events = [
+            Add(one.user, one.item, now if one.timestamp is None else one.timestamp, one.title)
+            for one in body.interactions
+        ]
         try:
             return wire.Receipt(accepted=len(events), sequence=await engine.record(events))
         except DataError as error:

@@ -62,7 +62,8 @@ class Catalogue:
                     if user not in self._users:
                         self._users.add(user)
                         self._new_users[user] = ""
-                    if item not in self._items:
+                    # A new item may get its title with a later interaction.
+                    if item not in self._items or self._new_items.get(item) == "":
                         title = self._recommender.title(item)
                         self._items[item] = self._new_items[item] = title
 

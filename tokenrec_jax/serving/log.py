@@ -33,7 +33,7 @@ class Add:
 
     Attributes:
       user, item: original ids.
-      timestamp: seconds since 1970, None: now, after all others of the user.
+      timestamp: seconds since 1970, None: as new as the newest of the user before it.
       title: name of a new item, None: none is known.
     """
 

@@ -58,6 +58,17 @@ class TextMap:
             vectors[said] = (states - self.mean) @ self.basis
         return vectors
 
+    def warm_up(self) -> None:
+        """Loads the language model and compiles it for texts of all lengths.
+
+        Raises:
+          ConfigError: there is no such model.
+        """
+        _, read, _ = _load(self.name)
+        for length in range(LENGTH_MULTIPLE, MAX_TOKENS + 1, LENGTH_MULTIPLE):
+            ids, mask = np.zeros((BATCH, length), np.int32), np.ones((BATCH, length), bool)
+            jax.block_until_ready(read(*jax.device_put((ids, mask))))
+
     def save(self, folder: pathlib.Path) -> None:
         """Writes the map into a folder."""
         arrays = {"mean": self.mean, "basis": np.ascontiguousarray(self.basis)}
@@ -146,11 +157,9 @@ def _files(name: str) -> dict[str, str]:
 
 
 def _read(name: str, texts: Sequence[str]) -> Float[np.ndarray, "texts hidden"]:
-    tokenizer, model = _load(name)
-    graphdef, params = nnx.split(model)
-    read = jax.jit(functools.partial(_mean_state, graphdef))
+    tokenizer, read, hidden_size = _load(name)
     tokens = [tokenizer(text)["input_ids"][:MAX_TOKENS] or [tokenizer.eos_token_id] for text in texts]
-    states = np.zeros((len(texts), model.hidden_size), np.float32)
+    states = np.zeros((len(texts), hidden_size), np.float32)
     # Texts of about the same length share a batch.
     order = np.argsort([len(ids) for ids in tokens], kind="stable")
     for start in range(0, len(order), BATCH):
@@ -162,7 +171,7 @@ def _read(name: str, texts: Sequence[str]) -> Float[np.ndarray, "texts hidden"]:
         for place, row in enumerate(rows):
             ids[place, : len(tokens[row])] = tokens[row]
             mask[place, : len(tokens[row])] = True
-        found = read(params, jax.device_put(ids), jax.device_put(mask))
+        found = read(jax.device_put(ids), jax.device_put(mask))
         states[rows] = jax.device_get(found)[: len(rows)]
         if start // BATCH % 20 == 0:
             logging.info("item text: %d of %d read by %s", min(start + BATCH, len(order)), len(order), name)
@@ -171,11 +180,17 @@ def _read(name: str, texts: Sequence[str]) -> Float[np.ndarray, "texts hidden"]:
 
 @functools.lru_cache(maxsize=1)
 def _load(name: str) -> Any:
-    """Returns (tokenizer, model); the last one stays, for items that are added one after another."""
+    """Returns (tokenizer, reader, size of a state); the last ones stay, for items that are added one after another.
+
+    The reader takes ids and a mask [BATCH, length] and is compiled once a length.
+    """
     if name.startswith(llm.SCRATCH):
         raise ConfigError(f"llm.item_text is {name!r}; random weights cannot read: give a pretrained model")
     tokenizer = llm.gguf_tokenizer(name) if llm.is_gguf(name) else load_tokenizer(name)
-    return tokenizer, llm.load(name, dropout_rate=0.0, num_tokens=len(tokenizer))
+    model = llm.load(name, dropout_rate=0.0, num_tokens=len(tokenizer))
+    graphdef, params = nnx.split(model)
+    read = jax.jit(functools.partial(_mean_state, graphdef))
+    return tokenizer, functools.partial(read, params), model.hidden_size
 
 
 def _mean_state(graphdef, params, ids, mask):

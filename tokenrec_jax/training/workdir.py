@@ -241,6 +241,10 @@ class Workdir:
                     shutil.copytree(self.path / name, draft / name)
                 for name in ("config.json", "result.json"):
                     shutil.copyfile(self.path / name, draft / name)
+        except shutil.Error as error:
+            # Of a whole tree: one (from, to, reason) a file.
+            reason = error.args[0][0][2]
+            raise ConfigError(f"--output={folder}: {reason}; give a folder that can be written") from None
         except OSError as error:
             raise ConfigError(f"--output={folder}: {error.strerror}; give a folder that can be written") from None
 
