@@ -195,7 +195,7 @@ class Catalogue:
             return self
         # Known ones stay as they are.
         new = np.flatnonzero(rows >= self.num_items).tolist()
-        titles, attributes = ([column[at] for at in new] for column in (items.titles, items.attributes))
+        titles, attributes = [items.titles[at] for at in new], [items.attributes[at] for at in new]
         self._describe(rows[new], titles=titles, attributes=attributes)
         removed = np.pad(self.removed, (0, num_items - self.num_items))
         return dataclasses.replace(self, num_items=num_items, removed=removed)
