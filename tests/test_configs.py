@@ -5,6 +5,7 @@ After a change that is meant: python -m tests.test_configs
 
 import importlib
 import json
+import math
 import pathlib
 
 import pytest
@@ -122,6 +123,15 @@ def test_global_steps_and_batch_size_replace_those_of_every_stage():
         ("evaluation.cutoffs", (0, 10), "the least of evaluation.cutoffs is 0; allowed is 1 or more"),
         ("train.patience", -1, "train.patience is -1; allowed is 0 or more"),
         ("seed", -1, "seed is -1; allowed is 0 or more"),
+        # Numbers that would train uphill, or never reach the rate that was asked for.
+        ("train.llm.clip_norm", -1.0, "train.llm.clip_norm is -1.0; allowed is 0 or more"),
+        ("train.tokenizer.weight_decay", -1.0, "train.tokenizer.weight_decay is -1.0; allowed is 0 or more"),
+        ("train.joint.warmup", 3.0, "train.joint.warmup is 3.0; allowed is 0 to 1"),
+        ("train.joint.warmup", -0.5, "train.joint.warmup is -0.5; allowed is 0 to 1"),
+        ("train.llm.learning_rate", math.nan, "train.llm.learning_rate is nan; allowed is above 0"),
+        ("lightgcn.l2", -1.0, "lightgcn.l2 is -1.0; allowed is 0 or more"),
+        ("lightgcn.init_std", math.nan, "lightgcn.init_std is nan; allowed is 0 or more"),
+        ("loss.margin", -1.0, "loss.margin is -1.0; allowed is 0 or more"),
     ],
 )
 def test_bad_values_are_named_with_what_is_allowed(path, value, message):
@@ -150,6 +160,22 @@ def test_dense_objective_refuses_user_tokens_that_know_the_future():
     config = Config()
     config.llm.objective, config.llm.user_tokens = "dense", "folded"
     with pytest.raises(ConfigError, match="would know the later items"):
+        validate(config)
+
+
+def test_user_tokens_folded_in_need_codes_that_mean_something():
+    config = Config()
+    config.llm.user_tokens, config.tokenizer.kind = "folded", "random"
+    with pytest.raises(ConfigError, match="each history would have other codes"):
+        validate(config)
+
+
+def test_a_batch_of_joint_needs_nothing_of_the_stage_that_it_replaces():
+    config = Config()
+    config.train.joint.batch_size, config.train.joint.accumulate, config.train.llm.batch_size = 16, 8, 100
+    validate(config)
+    config.train.tokenizer.batch_size = 100
+    with pytest.raises(ConfigError, match=r"train.joint.accumulate is 8; allowed are divisors of train.tokenizer"):
         validate(config)
 
 

@@ -160,7 +160,7 @@ class LLMConfig:
     # Length of the graph encoder's vector of an item before residual and features are added to it and the sum is made
     # a unit vector. The shorter, the sooner they turn it: an optimizer's steps are as long as ever.
     item_vector_length: float = 1.0
-    # Add the projected collaborative embedding of an item to each of its code tokens at the input.
+    # Add the projected vector of an item in the item space to each of its code tokens at the input.
     item_vectors_at_input: bool = False
     # Read the code tokens of an item, the paper's idea; without them `item_vectors_at_input` must be on.
     codes_at_input: bool = True
@@ -236,12 +236,13 @@ class StageConfig:
     stop_at: int = 0
     # Examples a step, over all devices: interactions, table rows or histories.
     batch_size: int = 512
-    # Parts that a batch is cut into, whose gradients are summed one after another: less memory, the same gradient. In
-    # the stages LLM and JOINT only.
+    # Parts that a batch is cut into, whose gradients are summed one after another: less memory, and the same gradient
+    # but for what is drawn at random and, in JOINT, for the tokenizers' statistics. In the stages LLM and JOINT only.
     accumulate: int = 1
     # Peak learning rate.
     learning_rate: float = 1e-3
-    # Decoupled weight decay on matrices; vectors, scales and biases have none.
+    # Decoupled weight decay on the kernels of layers; tables, codebooks, scales and biases have none, nor has the graph
+    # encoder: it has `lightgcn.l2`.
     weight_decay: float = 0.0
     # Share of the steps that warm up linearly.
     warmup: float = 0.05
@@ -281,7 +282,7 @@ class TrainConfig:
     patience: int = 0
     # Steps of each stage to trace into DIR/profile, "first:last" with last excluded; empty: none.
     profile: str = ""
-    # In stage JOINT the code tables follow the moving tokenizers every so many steps.
+    # In stage JOINT the code tables follow the moving tokenizers every so many steps, and before each evaluation.
     refresh_codes_every: int = 200
 
 

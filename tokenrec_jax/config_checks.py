@@ -1,5 +1,7 @@
 """What a config must hold before any data is read. Read `validate`."""
 
+import math
+
 from tokenrec_jax.config import (
     DTYPES,
     FOLD_IN_VECTORS,
@@ -31,8 +33,8 @@ def validate(config: Config) -> None:
         if value not in allowed:
             raise ConfigError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
 
-    def at_least(name: str, value: int, least: int) -> None:
-        if value < least:
+    def at_least(name: str, value: int | float, least: int) -> None:
+        if not value >= least:
             raise ConfigError(f"{name} is {value}; allowed is {least} or more")
 
     def share(name: str, value: float) -> None:
@@ -69,6 +71,11 @@ def validate(config: Config) -> None:
             "llm.user_tokens is 'folded' with llm.objective 'dense': the user's tokens would know the later items; "
             "allowed: learned, none"
         )
+    if config.llm.user_tokens == "folded" and config.tokenizer.kind == "random":
+        raise ConfigError(
+            "llm.user_tokens is 'folded' with tokenizer.kind 'random': each history would have other codes; allowed: "
+            "learned, none"
+        )
     at_least("data.max_history", config.data.max_history, 1)
     buckets = config.data.history_buckets
     if buckets and (list(buckets) != sorted(set(buckets)) or buckets[0] < 1 or buckets[-1] != config.data.max_history):
@@ -79,6 +86,8 @@ def validate(config: Config) -> None:
     at_least("data.min_interactions", config.data.min_interactions, 0)
     at_least("lightgcn.num_layers", config.lightgcn.num_layers, 0)
     at_least("lightgcn.embedding_dim", config.lightgcn.embedding_dim, 1)
+    at_least("lightgcn.l2", config.lightgcn.l2, 0)
+    at_least("lightgcn.init_std", config.lightgcn.init_std, 0)
     at_least("tokenizer.num_books", config.tokenizer.num_books, 1)
     at_least("tokenizer.book_size", config.tokenizer.book_size, 2)
     share("tokenizer.mask_ratio", config.tokenizer.mask_ratio)
@@ -90,13 +99,12 @@ def validate(config: Config) -> None:
         raise ConfigError(f"llm.small_start is on with llm.name {config.llm.name!r}; allowed with it: scratch:PRESET")
     at_least("llm.item_text_dim", config.llm.item_text_dim, 1)
     at_least("llm.projection_dim", config.llm.projection_dim, 0)
-    if config.loss.content_weight < 0:
-        raise ConfigError(f"loss.content_weight is {config.loss.content_weight}; allowed is 0 or more")
+    at_least("loss.content_weight", config.loss.content_weight, 0)
+    at_least("loss.margin", config.loss.margin, 0)
     share("loss.label_smoothing", config.loss.label_smoothing)
     if not config.llm.item_vector_length > 0:
         raise ConfigError(f"llm.item_vector_length is {config.llm.item_vector_length}; allowed is above 0")
-    if config.llm.fold_in_recency < 0:
-        raise ConfigError(f"llm.fold_in_recency is {config.llm.fold_in_recency}; allowed is 0 or more")
+    at_least("llm.fold_in_recency", config.llm.fold_in_recency, 0)
     if config.llm.dropout >= 0:
         share("llm.dropout", config.llm.dropout)
     for name, temperature in (("loss", config.loss.temperature), ("lightgcn", config.lightgcn.temperature)):
@@ -113,15 +121,18 @@ def validate(config: Config) -> None:
             )
         at_least(f"train.{name}.batch_size", stage_config.batch_size, 1)
         at_least(f"train.{name}.accumulate", stage_config.accumulate, 1)
-        # A batch of JOINT has parts of the size of the first two stages.
-        for other in Stage if name is Stage.JOINT else (name,):
+        for other in parts_of(name):
             if config.stage(other).batch_size % stage_config.accumulate:
                 raise ConfigError(
                     f"train.{name}.accumulate is {stage_config.accumulate}; allowed are divisors of "
                     f"train.{other}.batch_size = {config.stage(other).batch_size}"
                 )
-        if stage_config.learning_rate <= 0:
+        if not 0 < stage_config.learning_rate < math.inf:
             raise ConfigError(f"train.{name}.learning_rate is {stage_config.learning_rate}; allowed is above 0")
+        if not 0 <= stage_config.warmup <= 1:
+            raise ConfigError(f"train.{name}.warmup is {stage_config.warmup}; allowed is 0 to 1")
+        at_least(f"train.{name}.weight_decay", stage_config.weight_decay, 0)
+        at_least(f"train.{name}.clip_norm", stage_config.clip_norm, 0)
     first, _, last = config.train.profile.partition(":")
     if config.train.profile and not (first.isdecimal() and last.isdecimal() and int(first) < int(last)):
         raise ConfigError(f"train.profile is {config.train.profile!r}; allowed: first:last, such as 10:15")
@@ -143,3 +154,8 @@ def validate(config: Config) -> None:
     at_least("the least of evaluation.cutoffs", min(config.evaluation.cutoffs, default=1), 1)
     if 10 not in config.evaluation.cutoffs:
         raise ConfigError(f"evaluation.cutoffs is {config.evaluation.cutoffs}; allowed are sets that hold 10")
+
+
+def parts_of(stage: Stage) -> tuple[Stage, ...]:
+    """Returns the stages whose batches are in a batch of `stage`; JOINT's has one for the graph and one for codes."""
+    return (Stage.COLLABORATIVE, Stage.TOKENIZER, Stage.JOINT) if stage is Stage.JOINT else (stage,)

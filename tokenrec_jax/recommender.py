@@ -27,7 +27,7 @@ from tokenrec_jax.retriever import Retriever
 from tokenrec_jax.sharding import fetch, put, replicated
 from tokenrec_jax.training.build import BuiltModel
 from tokenrec_jax.training.finished import FinishedRun
-from tokenrec_jax.training.stages import refresh_codes
+from tokenrec_jax.training.stages import follow_codes
 from tokenrec_jax.training.state import Params
 from tokenrec_jax.types import PADDING, DataError
 
@@ -115,7 +115,7 @@ class Recommender:
         model = self.built.definition.merge(state.params, state.buffers)
         if state.tables is not None:
             # Where the query does not read the users' codes, additions have left them alone.
-            refresh_codes(model, state.tables.graph)
+            follow_codes(model, state.tables.graph)
         return model
 
     @property

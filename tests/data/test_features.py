@@ -26,3 +26,9 @@ def test_the_most_frequent_values_are_kept(monkeypatch):
     monkeypatch.setattr(features, "MOST_VALUES", 2)
     table = features.feature_table(ATTRIBUTES, min_items=1)
     assert table is not None and table.names[0] == "b" and len(table.names) == 2 and table.width == 2
+
+
+def test_ties_go_to_the_value_that_comes_first():
+    values = tuple(f"value {number}" for number in range(30, 0, -1))
+    table = features.feature_table((values, values), min_items=2)
+    assert table is not None and table.names == values

@@ -67,6 +67,19 @@ def test_counts_stay_where_what_an_item_sends_was_learned_with_them():
     assert not np.array_equal(tables["item_vectors"], state.buffers["tables"]["item_vectors"])
 
 
+def test_codes_that_mean_nothing_stay_what_the_model_learned():
+    config = tiny.get_config()
+    config.tokenizer.kind = "random"
+    setup = make_setup(config)
+    state = setup.state(Stage.LLM)
+    tables = buffers_among(setup.built, state.params, state.buffers, DATA.without_last(1), mesh=setup.mesh)["tables"]
+    before = state.buffers["tables"]
+    assert not np.array_equal(tables["item_vectors"], before["item_vectors"])
+    for side in ("user", "item"):
+        np.testing.assert_array_equal(tables[f"{side}_codes"], before[f"{side}_codes"])
+        assert len(np.unique(before[f"{side}_codes"], axis=0)) > 10
+
+
 def test_only_the_test_split_sees_what_is_known(setup, state, config):
     retriever = Retriever(setup.built, mesh=setup.mesh)
     batch = evaluation_batches(DATA, Split.TEST, max_history=12, batch_size=8)[0]

@@ -1,5 +1,6 @@
 """The loop of a stage: where it ends, and what it does there."""
 
+import json
 import signal
 
 import grain
@@ -61,6 +62,15 @@ def test_the_last_step_refreshes_the_tables_with_or_without_validation(tmp_path,
     # Every four steps, where a score is due, and at the end: no matter whether somebody looks at the score.
     assert refreshed == [3, 4, 6, 7]
     assert scored == ([3, 6, 7] if held_out == 2 else [])
+
+
+def test_every_step_that_is_due_is_logged_once_the_last_and_a_saved_one_too(tmp_path):
+    config = tiny.get_config()
+    config.train.log_every, config.train.checkpoint_every = 3, 6
+    config.train.llm.steps, config.train.llm.eval_every = 9, 0
+    run_stub(tmp_path, config, Stage.LLM, Position(), evaluate=None)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["kind"], line["loss"]) for line in lines] == [(n, "train", 0.0) for n in (3, 6, 9)]
 
 
 @pytest.mark.parametrize(("stage", "steps"), [(Stage.LLM, 6), (Stage.COLLABORATIVE, 9)])

@@ -69,7 +69,7 @@ def test_a_loss_that_is_not_finite_names_step_and_checkpoint(tmp_path, monkeypat
     made.stages = ("collaborative",)
     made.train.collaborative.learning_rate = 1e38
     workdir = Workdir.start(str(tmp_path / "run"), made)
-    with pytest.raises(TokenRecError, match=r"stage collaborative, step \d+: the loss is nan; last good checkpoint: "):
+    with pytest.raises(TokenRecError, match=r"stage collaborative, step \d+: the loss is nan; last checkpoint: "):
         run(made, workdir)
     assert not workdir.finished
 

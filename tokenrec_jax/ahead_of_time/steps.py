@@ -4,6 +4,7 @@ No array is made: the model is defined around a data set of a few users, its siz
 sees shapes with shardings. What comes back is text and memory, which `report.py` reads.
 """
 
+import copy
 import dataclasses
 import functools
 import importlib.util
@@ -191,7 +192,9 @@ def compile_train_step(target: Target, *, batch: int) -> CompiledStep:
         negative=rows(positions, negatives),
     )
     state = llm_stage_state(target)
-    step: Any = make_train_step(target.definition, config=target.config, stage=STAGE, state=state, mesh=target.mesh)
+    config = copy.deepcopy(target.config)
+    config.train.batch_size, config.train.llm.batch_size = 0, batch
+    step: Any = make_train_step(target.definition, config=config, stage=STAGE, state=state, mesh=target.mesh)
     # The stage reads no graph: the few users' one stands for any other.
     graph = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), target.built.graph)
     flops = training_flops(target.config, target.llm_config, target.shape, target.lengths(batch))

@@ -50,7 +50,8 @@ def feature_table(attributes: Values, *, min_items: int) -> FeatureTable | None:
       attributes: values of each item.
       min_items: items that must have a value.
     """
-    counts = collections.Counter(value for values in attributes for value in set(values))
+    # Not through sets: ties go to the value that comes first, in every process.
+    counts = collections.Counter(value for values in attributes for value in dict.fromkeys(values))
     names = tuple(value for value, count in counts.most_common(MOST_VALUES) if count >= min_items)
     if not names:
         return None

@@ -96,7 +96,7 @@ class Grower:
         self._read: dict[str, Float[np.ndarray, " text"]] = {}
         has_content = built.features is not None or built.text is not None
         definition = built.definition
-        self._counts_follow = counts_follow(config)
+        self._counts_follow, self._codes_follow = counts_follow(config), config.tokenizer.kind != "random"
         self._shards = math.prod(mesh.shape[axis] for axis in ROW_AXES)
         # Other runs never read them while they recommend.
         self._sides = ("user", "item") if config.llm.user_tokens == "learned" else ("item",)
@@ -191,7 +191,10 @@ class Grower:
         grown["inverse_sqrt_degree"] = put(weights, grown["inverse_sqrt_degree"].sharding)
         buffers = {**tables.buffers, "tables": grown}
         for side in self._sides:
-            grown[f"{side}_codes"] = self._encoded(tables.params, buffers, np.flatnonzero(changed[side]), side=side)
+            # Where codes do not follow, what the run knows keeps its own.
+            first = 0 if self._codes_follow else getattr(catalogue.run, f"num_{side}s")
+            moved_rows = first + np.flatnonzero(changed[side][first:])
+            grown[f"{side}_codes"] = self._encoded(tables.params, buffers, moved_rows, side=side)
         return dataclasses.replace(tables, buffers=buffers, propagated=after, graph=graph)
 
     def encode_sessions(

@@ -55,7 +55,13 @@ class Tokenizer(nnx.Module):
       dim: size of the collaborative embeddings.
       code_dim: size of the code vectors.
       codebook_type: `nnx.Param`, or `Buffer` for code vectors that no gradient moves.
+
+    Attributes:
+      codes_follow: whether a vector that moved a little has, as a rule, the codes that it had; if not, a table of codes
+        is written once.
     """
+
+    codes_follow = True
 
     def __init__(
         self,

@@ -15,6 +15,8 @@ class RandomTokenizer(Tokenizer):
     Code vectors are Gaussian; nothing is trained.
     """
 
+    codes_follow = False
+
     def __init__(self, config: TokenizerConfig, *, dim: int):
         super().__init__(config, dim=dim, code_dim=dim, codebook_type=Buffer)
 

@@ -243,14 +243,15 @@ class TokenRec(nnx.Module):
 
     def _embed_codes(self, tokens: Int[Array, "*batch"]) -> Float[Array, "*batch model"]:
         """Returns the embeddings of tokens that are all code tokens."""
-        return self.code_tokens[...].astype(self.llm.dtype)[tokens - self.shape.first_user_token]
+        # Not the other way round: gradients of all places of a token are summed in the table's type.
+        return self.code_tokens[...][tokens - self.shape.first_user_token].astype(self.llm.dtype)
 
     def _sum_of_codes(self, tokens: Int[Array, "batch history book"]) -> Float[Array, "batch history model"]:
         """Returns the sum of the embeddings of each item's code tokens."""
         users = self.shape.first_item_token - self.shape.first_user_token
-        table = self.code_tokens[...][users:].astype(self.llm.dtype)
-        codes = tokens - self.shape.first_item_token
-        return jax.lax.platform_dependent(table, codes, tpu=_sum_by_product, default=_sum_by_lookup)
+        table, codes = self.code_tokens[...][users:], tokens - self.shape.first_item_token
+        product, lookup = (functools.partial(each, dtype=self.llm.dtype) for each in (_sum_by_product, _sum_by_lookup))
+        return jax.lax.platform_dependent(table, codes, tpu=product, default=lookup)
 
     def _user_tokens(self, user, folded) -> Int[Array, "batch book"]:
         """Returns the tokens of each user, or one column that no template shows."""
@@ -324,12 +325,14 @@ class TokenRec(nnx.Module):
         return propagate(nobody, item_vectors, graph)[0]
 
 
-def _sum_by_lookup(table: Float[Array, "rows model"], index: Int[Array, "*batch book"]) -> Float[Array, "*batch model"]:
-    return functools.reduce(jnp.add, (table[index[..., book]] for book in range(index.shape[-1])))
+def _sum_by_lookup(
+    table: Float[Array, "rows model"], index: Int[Array, "*batch book"], *, dtype: Any
+) -> Float[Array, "*batch model"]:
+    return functools.reduce(jnp.add, (table[index[..., book]].astype(dtype) for book in range(index.shape[-1])))
 
 
 def _sum_by_product(
-    table: Float[Array, "rows model"], index: Int[Array, "*batch book"]
+    table: Float[Array, "rows model"], index: Int[Array, "*batch book"], *, dtype: Any
 ) -> Float[Array, "*batch model"]:
     """Does the same with rows of ones and zeros: the gradient is then a product too, not a serial scatter."""
-    return jnp.sum(jax.nn.one_hot(index, len(table), dtype=table.dtype), axis=-2) @ table
+    return jnp.sum(jax.nn.one_hot(index, len(table), dtype=dtype), axis=-2) @ table.astype(dtype)

@@ -12,7 +12,7 @@ from tokenrec_jax.data.graph import inverse_sqrt_degree
 from tokenrec_jax.data.interactions import Interactions
 from tokenrec_jax.sharding import on_mesh, put, state_shardings
 from tokenrec_jax.training.build import BuiltModel, place_graph
-from tokenrec_jax.training.stages import freeze_vectors, refresh_codes
+from tokenrec_jax.training.stages import follow_codes, freeze_vectors
 from tokenrec_jax.training.state import Params, split
 
 
@@ -49,7 +49,7 @@ def buffers_among(
             if counts_follow(model.config):
                 model.tables.inverse_sqrt_degree[...] = degree
             freeze_vectors(model, graph)
-            refresh_codes(model, graph)
+            follow_codes(model, graph)
         return split(model)[1]
 
     degree = put(inverse_sqrt_degree(interactions), buffers["tables"]["inverse_sqrt_degree"].sharding)

@@ -81,15 +81,22 @@ def run_stage(
     def clock() -> None:
         position.seconds[run.stage] = before + time.monotonic() - started
 
-    def settle() -> dict[str, float]:
-        """Reads the metrics of the last step and refuses a loss that is not finite."""
-        values = {name: float(value) for name, value in jax.device_get(pending or {}).items()}
-        if values and not math.isfinite(values["loss"]):
+    def settle() -> None:
+        """Reads the metrics of the last step, once, writes them where they are due, and refuses a loss of no number."""
+        nonlocal pending
+        if pending is None:
+            return
+        values = {name: float(value) for name, value in jax.device_get(pending).items()}
+        pending = None
+        if not math.isfinite(values["loss"]):
             raise TokenRecError(
-                f"stage {run.stage}, step {position.step}: the loss is {values['loss']}; last good checkpoint: "
-                f"{store.latest}; lower train.{run.stage}.learning_rate or set train.{run.stage}.clip_norm"
+                f"stage {run.stage}, step {position.step}: the loss is {values['loss']}; last checkpoint: "
+                f"{store.latest}; train in another --workdir with a lower train.{run.stage}.learning_rate, or with "
+                f"train.{run.stage}.clip_norm"
             )
-        return values
+        if position.step % config.train.log_every == 0:
+            writer.write(position.total_step, values, stage=run.stage, kind="train")
+            progress.report(values)
 
     def checkpoint() -> None:
         settle()
@@ -105,10 +112,7 @@ def run_stage(
                 batch = put_batch(next(run.batches), mesh)
                 state, metrics = run.step(state, batch, run.graph)
             trace.done(position.step, metrics)
-            values = settle()
-            if values and position.step % config.train.log_every == 0:
-                writer.write(position.total_step, values, stage=run.stage, kind="train")
-                progress.report(values)
+            settle()
             pending = metrics
             position.step += 1
             position.total_step += 1

@@ -139,7 +139,7 @@ def _train_stage(
     evaluate: Evaluator | None,
 ) -> TrainState:
     """Returns the best state of a stage, or its last where nothing is evaluated."""
-    refresh = make_table_refresh(built.definition, state=state, graph=built.graph, mesh=mesh)
+    refresh = make_table_refresh(built.definition, stage=stage, state=state, graph=built.graph, mesh=mesh)
     run = StageRun(
         stage=stage,
         step=make_train_step(built.definition, config=config, stage=stage, state=state, mesh=mesh),

@@ -90,7 +90,7 @@ def _is_first(stage: Stage, config: Config, *, among: tuple[Stage, ...]) -> bool
 
 
 def make_table_refresh(
-    definition: ModelDefinition, *, state: TrainState, graph: jraph.GraphsTuple, mesh: Mesh
+    definition: ModelDefinition, *, stage: Stage, state: TrainState, graph: jraph.GraphsTuple, mesh: Mesh
 ) -> Callable[[TrainState, jraph.GraphsTuple], TrainState]:
     """Returns the jitted update of the vectors and codes of all users and items from the current parameters.
 
@@ -101,7 +101,7 @@ def make_table_refresh(
         model = definition.merge(state.params, state.buffers)
         with on_mesh(mesh):
             freeze_vectors(model, graph)
-            refresh_codes(model, graph)
+            (follow_codes if stage is Stage.JOINT else refresh_codes)(model, graph)
         _, buffers = split(model)
         return dataclasses.replace(state, buffers=buffers)
 
@@ -135,6 +135,12 @@ def refresh_codes(model: TokenRec, graph: jraph.GraphsTuple) -> None:
     items = model.tables.item_vectors[...]
     model.tables.user_codes[...] = model.user_tokenizer.encode(model.user_rows_to_tokenize(items, graph))
     model.tables.item_codes[...] = model.item_tokenizer.encode(items)
+
+
+def follow_codes(model: TokenRec, graph: jraph.GraphsTuple) -> None:
+    """Does so after vectors have moved, unless the codes would have nothing in common with those before."""
+    if model.item_tokenizer.codes_follow:
+        refresh_codes(model, graph)
 
 
 def init_code_tokens(model: TokenRec, *, from_codebooks: bool, key: Array) -> None:

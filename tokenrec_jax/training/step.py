@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from tokenrec_jax.config import Config, LightGCNConfig
+from tokenrec_jax.config_checks import parts_of
 from tokenrec_jax.data.graph import graph_shardings
 from tokenrec_jax.models.prompting import choose_templates
 from tokenrec_jax.models.tokenrec import TokenRec
@@ -179,8 +180,7 @@ def content_loss(model: TokenRec, item_vectors: Array) -> Float[Array, ""]:
 def check_batches(config: Config, stage: Stage, mesh: Mesh) -> None:
     """Raises ConfigError if the devices cannot share what a stage computes at once."""
     devices, parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES), _parts(config, stage)
-    # A batch of JOINT has parts of the size of the first two stages.
-    for part in Stage if stage is Stage.JOINT else (stage,):
+    for part in parts_of(stage):
         examples = config.stage(part).batch_size
         if examples // parts % devices:
             raise ConfigError(
