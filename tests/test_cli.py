@@ -62,6 +62,11 @@ cli.run(main)
 """
 
 
+def with_ctrl_c() -> None:
+    """What is started in the background of a script ignores Ctrl-C, and so would what it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def started(body: str, *arguments: str, stdout: int | IO[str] = subprocess.PIPE) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", STARTED.format(body=body), *arguments],
@@ -69,6 +74,7 @@ def started(body: str, *arguments: str, stdout: int | IO[str] = subprocess.PIPE)
         stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=with_ctrl_c,
     )
 
 
@@ -99,6 +105,7 @@ def test_ctrl_c_among_the_imports_says_nothing(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=with_ctrl_c,
     )
     assert process.stdout is not None and process.stdout.readline() == "importing\n"
     process.send_signal(signal.SIGINT)

@@ -17,7 +17,7 @@ from tokenrec_jax.data.graph import build_graph, inverse_sqrt_degree
 from tokenrec_jax.evaluation.comparability import HELD_OUT_NOTICES
 from tokenrec_jax.training.finished import FinishedRun
 from tokenrec_jax.training.workdir import Workdir
-from tokenrec_jax.types import ConfigError, Split
+from tokenrec_jax.types import ConfigError, Split, Stage
 
 CHOSEN = {"collaborative": 20, "tokenizer": 60, "llm": 40}
 
@@ -75,7 +75,7 @@ def test_a_stage_ends_early_and_learns_from_all_but_what_is_held_out(tmp_path, c
     result = workdir.result()
     assert result["steps"] == {"collaborative": 7}
     assert set(result["baselines"].get("lightgcn", {})) == {str(split) for split in held_out_splits(config)}
-    reopened = FinishedRun.open(str(workdir.path))
+    reopened = FinishedRun.open(str(workdir.path), trained=Stage.COLLABORATIVE)
     whole = reopened.interactions
     np.testing.assert_array_equal(
         reopened.buffers["tables"]["inverse_sqrt_degree"], inverse_sqrt_degree(whole.without_last(held_out))

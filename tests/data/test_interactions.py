@@ -76,7 +76,7 @@ def test_save_replaces_an_older_set_but_nothing_else(tmp_path):
 
 def test_a_failed_save_leaves_the_older_set(tmp_path, monkeypatch):
     sample().save(tmp_path / "set")
-    monkeypatch.setattr("safetensors.numpy.save_file", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("safetensors.numpy.save_file", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         sample(name="newer").save(tmp_path / "set")
     assert_same(Interactions.load(tmp_path / "set"), sample())
