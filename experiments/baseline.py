@@ -28,6 +28,7 @@ _CODES = flags.DEFINE_string("codes", "", "Working directory of a finished Token
 def main() -> None:
     """Trains what the flags say."""
     config = _config()
+    # Refused before the directory is begun.
     config.loop_config()
     workdir = Workdir.start(cli.WORKDIR.value, config)
     if not workdir.finished:

@@ -182,7 +182,7 @@ def test_only_seeds_and_wrong_requests(tmp_path):
         ("", "get_grid"),
         ("def get_grid(a='x'):\n    return 3\n", "returned a int"),
         ("1 / 0\n", "ZeroDivisionError: division by zero; the file must define get_grid"),
-        ("def get_grid():\n    return {}['a']\n", "KeyError: 'a'; get_grid must take no argument"),
+        ("def get_grid():\n    return {}['a']\n", "KeyError: 'a'; get_grid was called with no argument"),
         ("from experiments.ablation.grid import *\ndef get_grid():\n    return Grid('t', ())\n", "no cells"),
         (
             "from experiments.ablation.grid import *\ndef get_grid():\n    return Grid('t', (Cell('../a', {}),))\n",

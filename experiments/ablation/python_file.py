@@ -34,7 +34,9 @@ def load_function(given: str, name: str, *, flag: str) -> tuple[ModuleType, Call
         function = getattr(module, name)
 
     def call() -> Any:
-        with _as_config_error(f"{flag}={given}", f"{name} must take {'its argument' if colon else 'no argument'}"):
+        with _as_config_error(
+            f"{flag}={given}", f"{name} was called with {f'the argument {argument!r}' if colon else 'no argument'}"
+        ):
             return function(*([argument] if colon else []))
 
     return module, call

@@ -20,6 +20,7 @@ from tokenrec_jax.data.graph import ROW_MULTIPLE, arrange_graph, graph_shardings
 from tokenrec_jax.growth.catalogue import Catalogue
 from tokenrec_jax.growth.padding import resize_tables
 from tokenrec_jax.growth.propagation import Propagated, Start, fit_start, moved, propagate_grown, session_vectors
+from tokenrec_jax.models.tokenizer import tokenizer_type
 from tokenrec_jax.numerics import normalize, round_up
 from tokenrec_jax.partitioned import ROWS
 from tokenrec_jax.sharding import ROW_AXES, fetch, on_mesh, put, replicated
@@ -96,7 +97,8 @@ class Grower:
         self._read: dict[str, Float[np.ndarray, " text"]] = {}
         has_content = built.features is not None or built.text is not None
         definition = built.definition
-        self._counts_follow, self._codes_follow = counts_follow(config), config.tokenizer.kind != "random"
+        self._counts_follow = counts_follow(config)
+        self._codes_follow = tokenizer_type(config.tokenizer).codes_follow
         self._shards = math.prod(mesh.shape[axis] for axis in ROW_AXES)
         # Other runs never read them while they recommend.
         self._sides = ("user", "item") if config.llm.user_tokens == "learned" else ("item",)

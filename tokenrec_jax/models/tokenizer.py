@@ -5,6 +5,8 @@ Read `MaskedVQTokenizer.loss` first: it is the method. The interface and what al
 gradient in `quantization.py`.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -33,13 +35,20 @@ def build_tokenizer(config: TokenizerConfig, *, dim: int, rngs: nnx.Rngs) -> Tok
       ConfigError: a field of the config is out of range.
     """
     _check(config, dim=dim)
-    if config.kind == "kmeans":
-        return KMeansTokenizer(config, dim=dim)
-    if config.kind == "random":
-        return RandomTokenizer(config, dim=dim)
-    if config.kind == "residual_vq":
-        return ResidualVQTokenizer(config, dim=dim, rngs=rngs)
-    return MaskedVQTokenizer(config, dim=dim, rngs=rngs)
+    kind: Any = tokenizer_type(config)
+    trained = kind in (MaskedVQTokenizer, ResidualVQTokenizer)
+    return kind(config, dim=dim, rngs=rngs) if trained else kind(config, dim=dim)
+
+
+def tokenizer_type(config: TokenizerConfig) -> type[Tokenizer]:
+    """Returns the class of the configured kind, whose class attributes hold before anything is built."""
+    kinds: dict[str, type[Tokenizer]] = {
+        "masked_vq": MaskedVQTokenizer,
+        "residual_vq": ResidualVQTokenizer,
+        "kmeans": KMeansTokenizer,
+        "random": RandomTokenizer,
+    }
+    return kinds[config.kind]
 
 
 class MaskedVQTokenizer(Tokenizer):
