@@ -45,11 +45,11 @@ def run(
       config: of the run.
       workdir: its directory.
       interactions: what a new run trains on, in the order of the protocol; None: what `config.data` says.
-      donor: a finished run, whose first stages a new run takes over as far as the two have them in common.
+      donor: a run, whose first stages a new run takes over as far as it ended them and the two have them in common.
     """
     if donor is not None and not workdir.has_state:
         # What is wrong with it is said before anything is written.
-        Workdir.open_finished(str(donor), flag="--reuse")
+        Workdir.open_begun(str(donor), flag="--reuse")
     mesh = make_mesh(config.mesh)
     # The first to read a data set also prepares it for the others.
     with main_first("read data"):

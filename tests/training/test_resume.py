@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import jax.numpy as jnp
 import pytest
 
 from experiments.configs import tiny
@@ -15,7 +16,7 @@ from tests.conftest import REPOSITORY
 from tokenrec_jax.data.synthetic import synthetic_interactions
 from tokenrec_jax.data.vocabulary import word_tokenizer
 from tokenrec_jax.models import llm
-from tokenrec_jax.training import loop
+from tokenrec_jax.training import loop, step
 from tokenrec_jax.training.workdir import Workdir
 from tokenrec_jax.types import ConfigError, TokenRecError
 
@@ -72,6 +73,16 @@ def test_a_loss_that_is_not_finite_names_step_and_checkpoint(tmp_path, monkeypat
     with pytest.raises(TokenRecError, match=r"stage collaborative, step \d+: the loss is nan; last checkpoint: "):
         run(made, workdir)
     assert not workdir.finished
+
+
+def test_a_gradient_that_is_not_finite_is_said_before_a_checkpoint_holds_it(tmp_path, monkeypatch):
+    made = config(tmp_path)
+    made.stages, made.train.checkpoint_every = ("collaborative",), 1
+    workdir = Workdir.start(str(tmp_path / "run"), made)
+    monkeypatch.setattr(step.optax, "global_norm", lambda gradients: jnp.float32(jnp.nan))
+    with pytest.raises(TokenRecError, match=r"step 1: the norm of the gradient is nan; last checkpoint: None; train"):
+        run(made, workdir)
+    assert not workdir.has_state
 
 
 def test_another_config_in_the_same_directory_is_refused(tmp_path):

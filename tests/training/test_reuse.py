@@ -1,9 +1,19 @@
 import dataclasses
 
+import chex
+import pytest
+
 from experiments.configs import tiny
+from experiments.training import run
 from tokenrec_jax.config import Config
-from tokenrec_jax.training.reuse import shared_stages
-from tokenrec_jax.types import Stage
+from tokenrec_jax.data.interactions import training_part
+from tokenrec_jax.sharding import make_mesh
+from tokenrec_jax.training import loop
+from tokenrec_jax.training.build import build_model
+from tokenrec_jax.training.reuse import Reused, reuse, shared_stages
+from tokenrec_jax.training.state import init_state
+from tokenrec_jax.training.workdir import Workdir
+from tokenrec_jax.types import ConfigError, Stage
 
 BOTH = (Stage.COLLABORATIVE, Stage.TOKENIZER)
 
@@ -41,3 +51,48 @@ def test_what_a_joint_stage_moved_is_not_shared_and_the_last_stage_never_is():
     assert shared_stages(joint, tiny.get_config()) == BOTH
     alone = changed(stages=("collaborative",))
     assert shared_stages(alone, dataclasses.replace(alone)) == ()
+
+
+class Killed(BaseException):
+    """Stands for a SIGKILL: nothing may catch it."""
+
+
+def test_a_run_that_was_killed_gives_the_stages_it_has_ended(tmp_path, monkeypatch):
+    made = changed(data__cache_dir=str(tmp_path / "cache"), evaluation__baselines=False)
+    for stage in (made.train.collaborative, made.train.tokenizer, made.train.llm):
+        stage.steps, stage.eval_every = 4, 2
+    made.train.checkpoint_every = 1
+    donor, put_batch = Workdir.start(str(tmp_path / "donor"), made), loop.put_batch
+
+    def train_and_die_after(batches: int) -> None:
+        calls = iter(range(batches))
+
+        def dying(batch, mesh):
+            if next(calls, None) is None:
+                raise Killed
+            return put_batch(batch, mesh)
+
+        monkeypatch.setattr(loop, "put_batch", dying)
+        with pytest.raises(Killed):
+            run(made, donor)
+
+    def take_over() -> Reused:
+        training = training_part(donor.interactions(), made.evaluation)
+        built, mesh = build_model(made, training, mesh=make_mesh(made.mesh)), make_mesh(made.mesh)
+        state = init_state(built.definition, seed=made.seed, mesh=mesh, pretrained=built.pretrained)
+        return reuse(state, donor.path, training=training, config=made, mesh=mesh)
+
+    train_and_die_after(2)
+    assert take_over().seconds == {}
+    # Six steps are left of the first two stages.
+    train_and_die_after(6 + 2)
+    early = take_over()
+    assert list(early.seconds) == ["collaborative", "tokenizer"] == list(early.chosen_steps)
+    monkeypatch.setattr(loop, "put_batch", put_batch)
+    run(made, donor)
+    late = take_over()
+    assert early.chosen_steps == late.chosen_steps
+    chex.assert_trees_all_equal(early.state.params, late.state.params)
+    with donor.held(), pytest.raises(ConfigError, match="another training works there"):
+        (donor.path / "result.json").unlink()
+        take_over()

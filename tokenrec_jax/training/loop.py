@@ -68,7 +68,7 @@ def run_stage(
     `position` is updated in place. Metrics of a step are read while the next one runs, so the devices never wait.
 
     Raises:
-      TokenRecError: the loss is not finite.
+      TokenRecError: the loss or its gradient is not finite.
       StoppedError: SIGINT or SIGTERM came, to any process; the state of the last step is saved.
     """
     settings = config.stage(run.stage)
@@ -82,15 +82,18 @@ def run_stage(
         position.seconds[run.stage] = before + time.monotonic() - started
 
     def settle() -> None:
-        """Reads the metrics of the last step, once, writes them where they are due, and refuses a loss of no number."""
+        """Reads the metrics of the last step, once, writes them where they are due, and refuses what is no number."""
         nonlocal pending
         if pending is None:
             return
         values = {name: float(value) for name, value in jax.device_get(pending).items()}
         pending = None
-        if not math.isfinite(values["loss"]):
+        # A gradient of no number has spoilt the parameters already, before any loss shows it.
+        for name, what in (("loss", "loss"), ("gradient_norm", "norm of the gradient")):
+            if math.isfinite(values[name]):
+                continue
             raise TokenRecError(
-                f"stage {run.stage}, step {position.step}: the loss is {values['loss']}; last checkpoint: "
+                f"stage {run.stage}, step {position.step}: the {what} is {values[name]}; last checkpoint: "
                 f"{store.latest}; train in another --workdir with a lower train.{run.stage}.learning_rate, or with "
                 f"train.{run.stage}.clip_norm"
             )

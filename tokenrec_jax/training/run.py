@@ -65,8 +65,8 @@ def train(
       mesh: devices.
       workdir: of the run.
       evaluators: validation metrics of a state, for the stages that choose their best step by them.
-      donor: working directory of a finished run, whose first stages are taken over by a run that has not begun, as far
-        as the two have them in common.
+      donor: working directory of a run, whose first stages are taken over by a run that has not begun, as far as it
+        ended them and the two have them in common.
 
     Raises:
       ConfigError: see `check_batches`.

@@ -147,6 +147,21 @@ class Workdir:
             return True
 
     @classmethod
+    def open_begun(cls, path: str, *, flag: str) -> "Workdir":
+        """Opens the directory of a run, finished or not, which a flag named.
+
+        Raises:
+          ConfigError: there is no run, or it is a finished one of a baseline.
+          DataError: its result.json is damaged.
+        """
+        workdir = cls(_given(path))
+        if not workdir.begun:
+            raise ConfigError(f"{flag}={path}: holds no run; train one with python -m experiments.train")
+        if workdir.finished and (system := workdir.result().get("system")):
+            raise ConfigError(f"{flag}={path}: is a run of the baseline {system}; allowed are TokenRec's own")
+        return workdir
+
+    @classmethod
     def open_finished(cls, path: str, *, flag: str = "--workdir") -> "Workdir":
         """Opens the directory of a finished run, which a flag named.
 
@@ -154,13 +169,9 @@ class Workdir:
           ConfigError: there is no run, it has not finished, or it is one of a baseline.
           DataError: its result.json is damaged.
         """
-        workdir = cls(_given(path))
-        if not workdir.begun:
-            raise ConfigError(f"{flag}={path}: holds no run; train one with python -m experiments.train")
+        workdir = cls.open_begun(path, flag=flag)
         if not workdir.finished:
             raise ConfigError(f"{flag}={path}: the run has not finished; run its training command again to go on")
-        if system := workdir.result().get("system"):
-            raise ConfigError(f"{flag}={path}: is a run of the baseline {system}; allowed are TokenRec's own")
         return workdir
 
     @property
