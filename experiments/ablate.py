@@ -5,7 +5,8 @@
 
 Run the same command again to go on after a stop, or to try again what failed; what has finished is skipped. Every cell
 and seed is a process of its own with its run in DIR/<cell>/seed<k> and its output in DIR/<cell>/seed<k>.log. After each
-of them DIR/table.csv and DIR/table.md are written anew; `python -m experiments.report --workdir=DIR` makes a page.
+of them DIR/table.csv and DIR/table.md are written anew; `python -m experiments.report --workdir=DIR` makes a page. What
+was run with another config or other flags than the grid has now counts as failed, and no table averages it.
 """
 
 import pathlib
@@ -18,7 +19,7 @@ from experiments import cli
 from experiments.ablation.child import Children, only_runner
 from experiments.ablation.grid import load_grid
 from experiments.ablation.plan import plan
-from experiments.ablation.record import load_record, save_grid
+from experiments.ablation.record import save_grid
 from experiments.ablation.results import read_job
 from experiments.ablation.runner import run_jobs
 from experiments.ablation.tables import report, write_tables
@@ -42,18 +43,17 @@ def main() -> None:
         print("\n".join(shlex.join(job.command()) for job in jobs))
         return
     with only_runner(workdir) as lock, tempfile.TemporaryDirectory(prefix="tokenrec-programs-") as programs:
-        save_grid(grid, workdir, seeds=_seeds() or list(grid.seeds))
         # With the seeds of earlier commands.
-        _, everything = load_record(workdir)
+        grid = save_grid(grid, workdir, seeds=_seeds() or grid.seeds)
+        everything = plan(grid, workdir)
 
         def write() -> None:
             write_tables(grid, [read_job(job) for job in everything], workdir)
 
         children = Children(lock, programs=programs)
         with children.catching_signals():
-            among = plan(grid, workdir, seeds=_seeds())
             outcome = run_jobs(
-                jobs, among=among, run=children.run, stopping=lambda: bool(children.signals), report=write
+                jobs, among=everything, run=children.run, stopping=lambda: bool(children.signals), report=write
             )
         write()
     print(report(grid, [read_job(job) for job in everything]))

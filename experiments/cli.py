@@ -23,7 +23,7 @@ WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the run.")
 
 
 def define_config(*others: type) -> Callable[[], Any]:
-    """Defines --config and returns the function that reads it, a `Config`, checked, or one of `others`, as it is.
+    """Defines --config and returns the function that reads it, a `Config`, checked, or one of `others`, unchecked.
 
     `--config=experiments/configs/lastfm.py:compact` passes "compact" to the file's get_config; single fields are
     overridden as --config.train.batch_size=64.
@@ -34,23 +34,22 @@ def define_config(*others: type) -> Callable[[], Any]:
         config = holder.value
         if config is None:
             raise ConfigError("--config: not given; name a config file such as experiments/configs/quickstart.py")
-        if isinstance(config, others):
-            return config
-        if not isinstance(config, Config):
+        if not isinstance(config, (Config, *others)):
             # A file that cannot be read or run is reported by the library only when a field of it is looked at.
             raise ConfigError(f"--config: {_reason(config)}; give a Python file whose get_config returns a Config")
-        config.stages = _listed(config.stages)
         config.data.feature_columns = _listed(config.data.feature_columns)
         config.data.text_columns = _listed(config.data.text_columns)
-        validate(config)
+        if isinstance(config, Config):
+            config.stages = _listed(config.stages)
+            validate(config)
         return config
 
     return read
 
 
-def _listed(given: Sequence[str]) -> tuple[str, ...]:
-    """Returns the parts of a list, which comes from the command line as one string in a tuple: "a,b"."""
-    return tuple(part for one in given for part in one.split(","))
+def _listed(given: Sequence[object]) -> tuple[str, ...]:
+    """Returns the parts of a list, which comes from the command line as one string or number in a tuple: "a,b"."""
+    return tuple(part for one in given for part in str(one).split(","))
 
 
 def _reason(config: object) -> str:

@@ -1,5 +1,7 @@
 """Prints results of a finished run as text."""
 
+from typing import Any
+
 from tokenrec_jax.evaluation.comparability import HELD_OUT_NOTICES, PROTOCOL_NOTICES
 from tokenrec_jax.training.workdir import Workdir
 
@@ -12,7 +14,11 @@ def print_result(workdir: Workdir) -> None:
     rows = {name: metrics["test"] for name, metrics in result["baselines"].items()}
     if "test" in result:
         rows[result.get("system", "TokenRec")] = result["test"]
-    for notice in (PROTOCOL_NOTICES[result.get("protocol", "honest")], HELD_OUT_NOTICES[result.get("held_out", 2)]):
+    for notice in (
+        PROTOCOL_NOTICES[result.get("protocol", "honest")],
+        HELD_OUT_NOTICES[result.get("held_out", 2)],
+        left_out_notice(result.get("left_out")),
+    ):
         if notice:
             print(f"\n{notice}")
     if rows:
@@ -20,6 +26,19 @@ def print_result(workdir: Workdir) -> None:
     spent = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in result["seconds"].items())
     print(f"training: {spent}")
     print(f"results in {workdir.path}: result.json, metrics.jsonl, checkpoints/")
+
+
+def left_out_notice(left_out: dict[str, Any] | None) -> str:
+    """Returns what every output of a run has to say of users and items that its data lack, as result.json tells them.
+
+    Nothing where it tells of none: "".
+    """
+    if not left_out:
+        return ""
+    return (
+        f"trained and ranked without a share of {left_out['fraction']:g} of the users (--by={left_out['by']}) and of "
+        "the items, see holdout.json: compare with no figure of the whole data set"
+    )
 
 
 def _print_table(result: dict, rows: dict[str, dict[str, float]]) -> None:

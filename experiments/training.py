@@ -1,6 +1,7 @@
 """A whole run from config to result.json, for the mains that train. Read `run`."""
 
 import pathlib
+from typing import Any
 
 from absl import logging
 from jax.sharding import Mesh
@@ -15,6 +16,7 @@ from experiments.evaluation import (
     say_protocol,
     split_values,
 )
+from experiments.printing import left_out_notice
 from experiments.untrained import baselines
 from tokenrec_jax.config import Config
 from tokenrec_jax.data.interactions import Interactions, training_part
@@ -26,10 +28,13 @@ from tokenrec_jax.sharding import make_mesh
 from tokenrec_jax.training.build import BuiltModel, build_model
 from tokenrec_jax.training.run import train
 from tokenrec_jax.training.workdir import Workdir
-from tokenrec_jax.types import Stage
+from tokenrec_jax.types import ConfigError, Stage
 
 #: Name of the model's own ranks in ranks.safetensors, beside the baselines'.
 SYSTEM = "tokenrec"
+
+#: Reason in `Interactions.dropped` of rows of users and items that a run does without, to be measured with them later.
+LEFT_OUT = "of users and items held out of all training"
 
 
 def run(
@@ -38,6 +43,7 @@ def run(
     *,
     interactions: Interactions | None = None,
     donor: pathlib.Path | None = None,
+    left_out: dict[str, Any] | None = None,
 ) -> None:
     """Trains and ranks what was held out; leaves result.json. Goes on where a stopped run of the same directory stands.
 
@@ -46,6 +52,10 @@ def run(
       workdir: its directory.
       interactions: what a new run trains on, in the order of the protocol; None: what `config.data` says.
       donor: a run, whose first stages a new run takes over as far as it ended them and the two have them in common.
+      left_out: for result.json, which users and items `interactions` lack on purpose: their "fraction", chosen "by".
+
+    Raises:
+      ConfigError: users and items are held out of the data, by `Interactions.dropped`, and `left_out` does not say so.
     """
     if donor is not None and not workdir.has_state:
         # What is wrong with it is said before anything is written.
@@ -58,14 +68,21 @@ def run(
         elif interactions is None:
             whole = load_interactions(config.data)
             interactions = protocol_interactions(whole, config.evaluation.protocol, config.seed)
+    if LEFT_OUT in interactions.dropped and left_out is None:
+        raise ConfigError(
+            f"--workdir={workdir.path}: its data are what experiments.holdout left of {interactions.name}; "
+            "go on with that command, or give another --workdir"
+        )
     training = training_part(interactions, config.evaluation)
     say_protocol(config)
+    if left_out is not None:
+        logging.info("%s", left_out_notice(left_out))
     # Pretrained weights are read only for the first state.
     saved = workdir.language_model if workdir.has_state else None
     built = build_model(config, training, mesh=mesh, saved=saved)
     workdir.begin(config, interactions, language_model=built.llm_config, tokenizer=built.tokenizer, text=built.text)
     with workdir.held():
-        _train_and_rank(config, workdir, built, interactions, training, mesh=mesh, donor=donor)
+        _train_and_rank(config, workdir, built, interactions, training, mesh=mesh, donor=donor, left_out=left_out)
 
 
 def _train_and_rank(
@@ -77,6 +94,7 @@ def _train_and_rank(
     *,
     mesh: Mesh,
     donor: pathlib.Path | None,
+    left_out: dict[str, Any] | None,
 ) -> None:
     retriever = Retriever(built, mesh=mesh)
     trained = train(
@@ -90,6 +108,7 @@ def _train_and_rank(
     )
     result: dict = {"dataset": interactions.name, "seed": config.seed, "protocol": config.evaluation.protocol}
     result |= {"graph": config.evaluation.graph, "held_out": config.evaluation.held_out, "baselines": {}}
+    result |= {"left_out": left_out} if left_out is not None else {}
     result |= {"steps": trained.chosen_steps, "seconds": trained.seconds}
     if not held_out_splits(config):
         workdir.save_result(result)

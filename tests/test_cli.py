@@ -11,6 +11,7 @@ from typing import IO
 import pytest
 
 from experiments import cli
+from tests.commands import commands
 from tests.conftest import REPOSITORY
 from tokenrec_jax.types import ConfigError, StoppedError, StorageError
 
@@ -137,3 +138,22 @@ def test_words_that_are_no_flags_are_refused(word):
         f"error: command line: {word!r} is no flag; flags are given as --name=value, switches as --name or --noname\n"
     )
     assert process.returncode == 1
+
+
+def test_lists_are_split_for_every_config_and_refused_before_anything_is_written(tmp_path):
+    (tmp_path / "log.csv").write_text("user,item,brand\nu,a,x\n")
+    table = ["--config.data.source=interactions", f"--config.data.path={tmp_path}/log.csv"]
+    sasrec, tiger = (
+        [f"--baseline={name}", f"--config=experiments/configs/baselines_{name}.py:"] for name in ("sasrec", "tiger")
+    )
+    given = [
+        ("baseline", [*sasrec, *table, "--config.data.feature_columns=brand,colour"], "no column 'colour'"),
+        ("baseline", [*tiger, "--config.evaluation.cutoffs=(10,20.0)"], "cutoffs is (10, 20.0); allowed are"),
+        ("train", ["--config=experiments/configs/tiny.py", "--config.stages=1"], "stages is '1'; allowed: "),
+    ]
+    folders = [f"--workdir={tmp_path}/run", f"--config.data.cache_dir={tmp_path}/cache"]
+    done = commands([(module, [*words, *folders]) for module, words, _ in given])
+    for one, (_, _, line) in zip(done, given, strict=True):
+        assert one.returncode == 1 and line in one.stderr.splitlines()[-1]
+        assert "Traceback" not in one.stderr
+    assert not (tmp_path / "run").exists()

@@ -1,14 +1,26 @@
 """What is held out is in no part of the training, and comes back through additions alone."""
 
+import dataclasses
+import html
+import types
+from typing import Any
+
 import numpy as np
 import pytest
 
 from experiments.configs import tiny
+from experiments.printing import left_out_notice, print_result
+from experiments.reporting.run_page import run_page
 from experiments.suites import holdout
 from experiments.suites.holdout_ranks import rank_last, report
 from experiments.suites.holdout_split import hold_out
+from experiments.suites.holdout_untouched import measure_untouched
+from experiments.training import run
 from tokenrec_jax.baselines.popularity import popularity
 from tokenrec_jax.data.synthetic import synthetic_interactions
+from tokenrec_jax.evaluation.statistics import interval
+from tokenrec_jax.growth.catalogue import Catalogue
+from tokenrec_jax.growth.rows import read_items, read_rows
 from tokenrec_jax.training.workdir import Workdir
 from tokenrec_jax.types import ConfigError
 
@@ -71,6 +83,116 @@ def test_peers_are_the_nearest():
     assert set(peers[1] // 8) <= {7, 8, 9} and len(set(peers[1])) == holdout.PEERS
 
 
+class Popular:
+    """A recommender that ranks by popularity and has read texts."""
+
+    built = types.SimpleNamespace(features=None, text="a map")
+
+    def __init__(self, data):
+        self.catalogue = Catalogue.of_run(data, graph=data.without_last(2))
+
+    interactions = property(lambda self: self.catalogue.interactions)
+    user_ids = property(lambda self: self.interactions.user_ids)
+    item_ids = property(lambda self: self.interactions.item_ids)
+
+    def add_interactions(self, table):
+        self.catalogue = self.catalogue.with_rows(read_rows(table))
+
+    def add_items(self, items, **columns):
+        self.catalogue = self.catalogue.with_items(read_items(items, **columns))
+
+    def score_function(self):
+        return popularity(self.interactions)
+
+
+def popular(data) -> Any:
+    return Popular(data)
+
+
+def test_seen_targets_are_ranked_after_all_that_their_users_had_before(part, monkeypatch):
+    ranked = []
+
+    def spy(score, now, histories, **arguments):
+        ranked.append([[now.item_ids[item] for item in history] for history in histories])
+        return rank_last(score, now, histories, **arguments)
+
+    monkeypatch.setattr(holdout, "rank_last", spy)
+    found = holdout.measure_items(popular(part.training), part, config=tiny.get_config())
+    held_out, seen = ranked
+    whole, training = part.whole, part.training
+    out = {whole.item_ids[item] for item in part.items}
+    expected = []
+    for row, user in enumerate(training.user_ids):
+        history = [whole.item_ids[item] for item in whole.history(whole.user_ids.index(user))]
+        last = training.item_ids[training.history(row)[-1]]
+        expected.append([name for name in history[: history.index(last) + 1] if name in {*training.item_ids, *out}])
+    assert seen == expected
+    assert any(out & set(history) for history in seen) and not any(history[-1] in out for history in seen)
+    # As many items as targets are of: what their intervals rest on.
+    assert found["held_out_anywhere"]["items"] == len({history[-1] for history in held_out}) == 4 == found["items"]
+    assert found["held_out_anywhere"]["count"] == len(held_out) > 4
+    assert found["seen_all"]["items"] == len({history[-1] for history in seen}) < found["seen_all"]["count"]
+
+
+def test_untouched_items_are_groups_of_their_own_and_their_unread_texts_are_told(part, caplog):
+    told = "untouched items are read by titles and values alone"
+    texts = tuple(f"about {item}" for item in part.whole.item_ids)
+    for whole, times in ((part.whole, 0), (dataclasses.replace(part.whole, item_texts=texts), 1)):
+        given = dataclasses.replace(part, whole=whole)
+        found = measure_untouched(popular(part.training), given, config=tiny.get_config()) or {}
+        assert sum(told in record.message for record in caplog.records) == times
+        assert found["content_anywhere"]["items"] == found["items"] == 4 < found["content_anywhere"]["count"]
+
+
+def test_ranks_of_one_item_are_drawn_together():
+    hit, missed = [1] * 100, [99] * 100
+    ranks, items = np.array(hit * 5 + missed * 5), np.repeat(np.arange(10), 100)
+    found = report(ranks, items, unit="items", cutoff=10, seed=3)
+    assert (found["count"], found["items"], found["hr@10"]) == (1000, 10, 0.5)
+    ten = interval(np.repeat([1.0, 0.0], 5), seed=3)
+    assert found["hr@10_interval"] == [ten.low, ten.high]
+    users = report(ranks[::100], np.arange(10), unit="users", cutoff=10, seed=3)
+    assert users["users"] == users["count"] == 10 and users["hr@10_interval"] == found["hr@10_interval"]
+    # Of items with many targets and with few, the mean is over targets, in what is drawn as in what is reported.
+    ranks, items = np.array([1] * 30 + [99] * 10), np.array([0] * 30 + list(range(1, 11)))
+    low, high = report(ranks, items, unit="items", cutoff=10, seed=0)["hr@10_interval"]
+    assert low == 0 and 0.9 < high < 1
+    # A peer that stands beside two targets counts twice, and is drawn once.
+    twice = report(np.array([[1, 99], [1, 99]]), np.array([[0, 1], [0, 1]]), unit="items", cutoff=10, seed=0)
+    assert (twice["count"], twice["items"], twice["hr@10_interval"]) == (2, 2, [0, 1])
+    assert report(np.array([1, 99]), np.array([4, 4]), unit="items", cutoff=10, seed=0)["hr@10_interval"] is None
+
+
+LEFT_OUT = {"fraction": 0.1, "by": "random"}
+
+
+def test_a_run_without_some_users_and_items_says_so(tmp_path, capsys):
+    result = {"dataset": "d", "seed": 0, "left_out": LEFT_OUT, "baselines": {}, "seconds": {}}
+    Workdir(tmp_path).save_result(result)
+    print_result(Workdir(tmp_path))
+    notice = left_out_notice(LEFT_OUT)
+    assert "without a share of 0.1 of the users (--by=random) and of the items" in notice
+    assert notice in capsys.readouterr().out and notice in html.unescape(run_page(tmp_path))
+    assert left_out_notice(None) == ""
+
+
+def test_no_other_training_goes_on_with_what_is_left_of_the_data(tmp_path, monkeypatch):
+    config = tiny.get_config()
+    config.data.cache_dir = str(tmp_path / "cache")
+    workdir = Workdir.start(str(tmp_path / "run"), config)
+
+    def begin(config, workdir, *, interactions, left_out):
+        assert left_out == LEFT_OUT
+        workdir.begin(config, interactions)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(holdout, "run", begin)
+    with pytest.raises(KeyboardInterrupt):
+        holdout.measure(config, workdir, fraction=0.1)
+    with pytest.raises(ConfigError, match=r"what experiments\.holdout left of synthetic; go on with that command"):
+        run(config, workdir)
+
+
 @pytest.mark.slow
 def test_measure_reports_users_and_items_and_does_not_train_again(tmp_path, monkeypatch):
     config = tiny.get_config()
@@ -80,6 +202,7 @@ def test_measure_reports_users_and_items_and_does_not_train_again(tmp_path, monk
     config.train.steps = 4
     workdir = Workdir.start(str(tmp_path / "run"), config)
     found = holdout.measure(config, workdir, fraction=0.1)
+    assert workdir.result()["left_out"] == LEFT_OUT
     users, items = found["users"], found["items"]
     assert users["held_out"]["count"] == users["seen"]["count"] == 6
     assert users["seen_all"]["count"] == workdir.interactions().num_users < 60
@@ -102,4 +225,4 @@ def test_measure_reports_users_and_items_and_does_not_train_again(tmp_path, monk
 def test_where_nothing_was_held_out_nothing_is_reported():
     data = synthetic_interactions(name="synthetic", num_users=20, num_items=24, seed=0)
     ranks = rank_last(popularity(data), data, [], owners=[], config=tiny.get_config(), cutoff=50)
-    assert report(ranks, cutoff=50, seed=0) == {"count": 0}
+    assert report(ranks, ranks, unit="items", cutoff=50, seed=0) == {"count": 0}

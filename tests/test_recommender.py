@@ -4,6 +4,8 @@ import collections
 import contextlib
 import functools
 import threading
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,14 +28,14 @@ RECIPES = ("paper", "ours")
 class Maker:
     """Makes recommenders of one model; fresh ones share nothing but its weights and the programs of its queries."""
 
-    def __init__(self, recipe: str):
+    def __init__(self, recipe: str, mesh: MeshConfig | None = None, devices: Sequence[Any] | None = None):
         config = tiny.get_config()
-        config.mesh = MeshConfig()
+        config.mesh = mesh or MeshConfig()
         if recipe == "ours":
             config.llm.objective, config.llm.user_tokens, config.llm.item_positions = "dense", "none", "pooled"
             config.llm.item_residual = config.llm.item_vectors_at_input = config.llm.item_features = True
             config.llm.fold_in_residual = True
-        self.setup = make_setup(config)
+        self.setup = make_setup(config, devices=devices)
         self.state = self.setup.state(Stage.LLM)
         self.retriever = Retriever(self.setup.built, mesh=self.setup.mesh)
         self.data = synthetic_interactions(name="synthetic", num_users=60, num_items=40, seed=0)
@@ -162,7 +164,7 @@ def test_codes_follow_the_vectors_and_far_ones_stay(make):
     model = recommender.model
     now, before = tables(recommender), tables(run)
     np.testing.assert_array_equal(now["item_codes"], model.item_tokenizer.encode(jnp.asarray(now["item_vectors"])))
-    learned = recommender._reads_users
+    learned = recommender._searcher.reads_users
     assert learned == (recommender._state.user_codes is not None)
     if learned:
         np.testing.assert_array_equal(now["user_codes"], model.user_tokenizer.encode(jnp.asarray(now["user_vectors"])))
@@ -191,8 +193,18 @@ def test_within_the_headroom_nothing_is_compiled_and_beyond_it_everything_goes_o
         many = [(f"more-{number}", f"item-{number % 40}") for number in range(130)]
         recommender.add_interactions(many)
         assert count() > 0
+        # Nobody who reads waits for a program, neither after more users nor after more items.
+        for new in ([], [(f"more-{number}", f"unheard-{number}") for number in range(100)]):
+            recommender.add_interactions(new)
+            before = count()
+            recommender.recommend(["more-1"])
+            recommender.recommend([f"more-{number}" for number in range(5)], k=3)
+            recommender.recommend(histories=[["item-3", "item-5"] * 35], k=9)
+            recommender.explain("more-0", "item-3")
+            assert count() == before
     rows = recommender._state.buffers["tables"]["user_vectors"].shape[0]
     assert rows == 384 and len(recommender.user_ids) == 60 + 3 + 130
+    assert recommender.model.tables.user_codes.shape == (384, 3)
     replayed = make(headroom=0.5)
     replayed.add_interactions(
         [(user, item) for user in recommender.user_ids[60:] for item in recommender.history(user)]
@@ -242,7 +254,7 @@ def test_requests_of_any_size_say_what_single_ones_say(make):
     histories = [recommender.history(user) for user in users[:9]]
     found = recommender.recommend(histories=histories, k=5)
     assert not any({r.item for r in row} & set(history) for row, history in zip(found, histories, strict=True))
-    if not recommender._reads_users:
+    if not recommender._searcher.reads_users:
         assert ids(found) == single[:9]
     assert recommender.recommend([]) == recommender.recommend(histories=[]) == []
 
@@ -371,5 +383,5 @@ def test_a_vector_of_zero_has_its_code_too(make):
     now, model = tables(recommender), recommender.model
     assert not now["item_vectors"][-1].any()
     np.testing.assert_array_equal(now["item_codes"], model.item_tokenizer.encode(jnp.asarray(now["item_vectors"])))
-    if recommender._reads_users:
+    if recommender._searcher.reads_users:
         np.testing.assert_array_equal(now["user_codes"], model.user_tokenizer.encode(jnp.asarray(now["user_vectors"])))

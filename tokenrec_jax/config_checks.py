@@ -41,6 +41,10 @@ def validate(config: Config) -> None:
         if not 0 <= value < 1:
             raise ConfigError(f"{name} is {value}; allowed is 0 or more and below 1")
 
+    def whole_numbers(name: str, values: tuple[object, ...]) -> None:
+        if any(type(value) is not int for value in values):
+            raise ConfigError(f"{name} is {values}; allowed are whole numbers")
+
     for stage in config.stages or ("",):
         one_of("stages", stage, tuple(Stage))
     order = [list(Stage).index(Stage(stage)) for stage in config.stages]
@@ -78,6 +82,7 @@ def validate(config: Config) -> None:
         )
     at_least("data.max_history", config.data.max_history, 1)
     buckets = config.data.history_buckets
+    whole_numbers("data.history_buckets", buckets)
     if buckets and (list(buckets) != sorted(set(buckets)) or buckets[0] < 1 or buckets[-1] != config.data.max_history):
         raise ConfigError(
             f"data.history_buckets is {buckets}; allowed are ascending lengths that end with data.max_history = "
@@ -90,6 +95,7 @@ def validate(config: Config) -> None:
     at_least("lightgcn.init_std", config.lightgcn.init_std, 0)
     at_least("tokenizer.num_books", config.tokenizer.num_books, 1)
     at_least("tokenizer.book_size", config.tokenizer.book_size, 2)
+    whole_numbers("tokenizer.hidden_dims", config.tokenizer.hidden_dims)
     share("tokenizer.mask_ratio", config.tokenizer.mask_ratio)
     share("tokenizer.dropout", config.tokenizer.dropout)
     share("llm.user_token_dropout", config.llm.user_token_dropout)
@@ -151,6 +157,7 @@ def validate(config: Config) -> None:
             "as their settings are chosen on the validation items"
         )
     at_least("evaluation.batch_size", config.evaluation.batch_size, 1)
+    whole_numbers("evaluation.cutoffs", config.evaluation.cutoffs)
     at_least("the least of evaluation.cutoffs", min(config.evaluation.cutoffs, default=1), 1)
     if 10 not in config.evaluation.cutoffs:
         raise ConfigError(f"evaluation.cutoffs is {config.evaluation.cutoffs}; allowed are sets that hold 10")

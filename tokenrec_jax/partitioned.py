@@ -52,6 +52,29 @@ def take_rows(table: Shaped[Array, " rows *rest"], index: Int[Array, " batch *mo
     return over_devices(local, mesh, in_specs=(ROWS, BATCH), out_specs=BATCH)(table, index)
 
 
+def map_rows(
+    function: Callable[[Array], Array], rows: Shaped[Array, " rows *rest"], *, at_once: int
+) -> Shaped[Array, "rows ..."]:
+    """Returns `function(rows)`, on each device of its own rows and of no more than `at_once` at a time.
+
+    Args:
+      function: treats each row alike.
+      rows: cut along `ROW_AXES`.
+      at_once: bounds the memory that the function works in.
+    """
+
+    def local(part: Array) -> Array:
+        whole = part.shape[0] // at_once * at_once
+        if part.shape[0] <= at_once:
+            return function(part)
+        done = jax.lax.map(function, part[:whole].reshape(-1, at_once, *part.shape[1:]))
+        done = done.reshape(whole, *done.shape[2:])
+        return done if whole == part.shape[0] else jnp.concatenate([done, function(part[whole:])])
+
+    mesh = partitions()
+    return local(rows) if mesh is None else over_devices(local, mesh, in_specs=ROWS, out_specs=ROWS)(rows)
+
+
 def pin_batch(rows: Shaped[Array, " batch *rest"]) -> Shaped[Array, " batch *rest"]:
     """Returns the same rows, told to lie along the axes of a batch and whole in all others; one row lies everywhere.
 

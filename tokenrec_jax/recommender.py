@@ -5,13 +5,14 @@ are padded is in `requests.py`; the programs that turn histories into queries ar
 """
 
 import dataclasses
+import functools
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool
 
 from tokenrec_jax.answers import Added, Explanation, Neighbour, Recommendation
 from tokenrec_jax.config import Config
@@ -22,12 +23,12 @@ from tokenrec_jax.growth.catalogue import Catalogue
 from tokenrec_jax.growth.rows import read_id, read_ids, read_items, read_rows
 from tokenrec_jax.growth.tables import Grower, Tables
 from tokenrec_jax.models.tokenrec import TokenRec
-from tokenrec_jax.requests import Searcher, State, UserCodes, rows_to_explain
+from tokenrec_jax.requests import Searcher, State, rows_to_explain
 from tokenrec_jax.retriever import Retriever
 from tokenrec_jax.sharding import fetch, put, replicated
 from tokenrec_jax.training.build import BuiltModel
 from tokenrec_jax.training.finished import FinishedRun
-from tokenrec_jax.training.stages import follow_codes
+from tokenrec_jax.training.known import with_codes_of_all
 from tokenrec_jax.training.state import Params
 from tokenrec_jax.types import PADDING, DataError
 
@@ -66,9 +67,11 @@ class Recommender:
           headroom: share of users, items and interactions that can be added before programs are compiled again.
         """
         self._config, self._mesh, self._retriever = config, mesh, retriever
-        self._searcher = Searcher(retriever, config=config)
         self._grower = Grower(retriever.built, config=config, mesh=mesh, headroom=headroom)
+        self._searcher = Searcher(retriever, grower=self._grower, config=config)
         self._changes = threading.Lock()
+        # What `warm_up` has compiled a state's requests with.
+        self._warm: Callable[[State], None] | None = None
         catalogue = Catalogue.of_run(interactions, graph=graph or training_part(interactions, config.evaluation))
         self._state = self._make_state(catalogue, params, buffers, None)
 
@@ -111,12 +114,13 @@ class Recommender:
     @property
     def model(self) -> TokenRec:
         """The trained module, additions in its tables."""
-        state = self._state
-        model = self.built.definition.merge(state.params, state.buffers)
-        if state.tables is not None:
-            # Where the query does not read the users' codes, additions have left them alone.
-            follow_codes(model, state.tables.graph)
-        return model
+        state, definition = self._state, self.built.definition
+        if state.tables is None:
+            return definition.merge(state.params, state.buffers)
+        # Where the query does not read the users' codes, additions have left them alone.
+        graph = state.tables.graph
+        buffers = with_codes_of_all(definition, state.params, state.buffers, graph, mesh=self._mesh)
+        return definition.merge(state.params, buffers)
 
     @property
     def interactions(self) -> Interactions:
@@ -176,17 +180,17 @@ class Recommender:
         if not isinstance(k, int | np.integer) or k < 1:
             raise DataError(f"recommend: k is {k!r}; allowed is 1 or more")
         # Sessions need tables that additions have prepared where the model reads learned users.
-        state = self._growable() if users is None and self._reads_users else self._state
+        state = self._growable() if users is None and self._searcher.reads_users else self._state
         catalogue, codes = state.catalogue, None
         if users is not None:
             rows = [catalogue.user_row(user) for user in read_ids(users, "users", each="user")]
             read = [catalogue.history(row) for row in rows]
-            if self._reads_users:
+            if self._searcher.reads_users:
                 codes = state.codes_of(rows)
         else:
             read = [catalogue.session(items, number) for number, items in enumerate(histories or ())]
-            if self._reads_users:
-                codes = self._codes_of_sessions(state, read)
+            if self._searcher.reads_users:
+                codes = self._searcher.codes_of_sessions(state, read)
         allowed = self._allowed(state, filter)
         if not read:
             return []
@@ -266,7 +270,11 @@ class Recommender:
             if catalogue is not before.catalogue:
                 try:
                     tables = self._grower.grow(tables, catalogue)
-                    self._state = self._make_state(catalogue, tables.params, tables.buffers, tables)
+                    grown = self._make_state(catalogue, tables.params, tables.buffers, tables)
+                    # Programs of requests know how many rows the item tables have, and nothing of the users'.
+                    if self._warm is not None and len(grown.allowed) != len(before.allowed):
+                        self._warm(grown)
+                    self._state = grown
                 except BaseException:
                     before.catalogue.forget_later()
                     raise
@@ -296,32 +304,24 @@ class Recommender:
         state = self._state
         row = state.catalogue.user_row(read_id(user, "user"))
         (target,) = state.catalogue.item_rows([read_id(item, "item")]).tolist()
-        codes = state.codes_of([row])(0, 1) if self._reads_users else None
+        codes = state.codes_of([row])(0, 1) if self._searcher.reads_users else None
         history = state.catalogue.history(row)
         queries = fetch(self._searcher.query(state, [history], user_codes=codes, size=self._searcher.sizes[0]))
         rows = rows_to_explain(target, history)
-        vectors, item_codes = fetch(self._retriever.look_up(state.params, state.buffers, rows))
+        vectors, item_codes = fetch(self._retriever.look_up(state.buffers, state.index, rows))
         return explanation(state.catalogue, row, target, query=queries[0], vectors=vectors, codes=item_codes)
 
     def warm_up(self, *, batch_sizes: Sequence[int] = (1,), k: int = 10, longest: int = 1) -> None:
         """Compiles what requests, explanations and additions will run, so that the first ones are not slow.
 
-        Until the headroom is used up, no request of these numbers of users, for k items, with a history of up to
-        `longest` items or as many as a user has now, compiles anything. What serves k serves less, down to the power of
-        two below it.
+        After that no request of these numbers of users, for k items, with a history of up to `longest` items or as many
+        as a user has, compiles anything. What serves k serves less, down to the power of two below it. An addition that
+        the headroom does not suffice for compiles all of it again, before requests see what it added.
         """
         state = self._growable()
         self._grower.warm_up()
-        for length in self._searcher.shapes(max(longest, int(np.diff(state.catalogue.indptr).max()))):
-            history = np.arange(length, dtype=np.int32) % state.catalogue.num_items
-            self._retriever.look_up(state.params, state.buffers, rows_to_explain(0, history))
-            for count in batch_sizes:
-                read, codes = [history] * count, None
-                if self._reads_users:
-                    codes = state.codes_of([0] * count)
-                    for start, size in self._searcher.parts(count):
-                        self._codes_of_sessions(state, read)(start, min(start + size, count))
-                self._searcher.search(state, read, user_codes=codes, k=k, exclude_seen=True, allowed=state.allowed)
+        self._warm = functools.partial(self._searcher.warm_up, batch_sizes=batch_sizes, k=k, longest=longest)
+        self._warm(state)
 
     @property
     def allowed(self) -> Bool[Array, " rows"]:
@@ -333,23 +333,6 @@ class Recommender:
         """Numbers of users that requests are padded to; larger requests are cut."""
         return self._searcher.sizes
 
-    @property
-    def _reads_users(self) -> bool:
-        """Whether the model reads codes of learned user vectors."""
-        return self._config.llm.user_tokens == "learned"
-
-    def _codes_of_sessions(self, state: State, histories: Sequence[Int[np.ndarray, " _"]]) -> UserCodes:
-        """Returns what the searcher asks for the codes of users that only a history is known of."""
-        tables = state.tables
-        assert tables is not None
-
-        def encode(start: int, end: int) -> Int[np.ndarray, "batch book"]:
-            (_, size), *_ = self._searcher.parts(end - start)
-            history = self._searcher.newest(histories[start:end], max(size, end - start))
-            return self._grower.encode_sessions(tables, history)[: end - start]
-
-        return encode
-
     def _make_state(self, catalogue: Catalogue, params: Params, buffers: Params, tables: Tables | None) -> State:
         """Returns what requests see of a catalogue and its tables."""
         return State(
@@ -358,7 +341,7 @@ class Recommender:
             buffers=buffers,
             index=self._retriever.index(params, buffers, num_items=catalogue.num_items),
             allowed=self._place(~catalogue.removed, buffers),
-            user_codes=fetch(buffers["tables"]["user_codes"]) if self._reads_users else None,
+            user_codes=fetch(buffers["tables"]["user_codes"]) if self._searcher.reads_users else None,
             tables=tables,
         )
 

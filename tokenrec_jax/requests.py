@@ -4,6 +4,7 @@ Read `Searcher.search`. What a request may see is a `State`, which never changes
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -12,12 +13,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from tokenrec_jax.config import Config
 from tokenrec_jax.growth.catalogue import Catalogue
-from tokenrec_jax.growth.tables import Tables
+from tokenrec_jax.growth.tables import Grower, Tables
 from tokenrec_jax.numerics import round_up
 from tokenrec_jax.partitioned import ROWS
 from tokenrec_jax.retrieval.index import ItemIndex
 from tokenrec_jax.retriever import Retriever
-from tokenrec_jax.sharding import BATCH_AXES, fetch, put, put_batch
+from tokenrec_jax.sharding import BATCH_AXES, ROW_AXES, fetch, put, put_batch
 from tokenrec_jax.training.state import Params
 from tokenrec_jax.types import PADDING, EvaluationBatch, TopK
 
@@ -66,11 +67,17 @@ class State:
 class Searcher:
     """Runs padded requests against states of one model."""
 
-    def __init__(self, retriever: Retriever, *, config: Config):
-        """Prepares requests for a model."""
-        self._retriever, self._mesh = retriever, retriever.mesh
+    def __init__(self, retriever: Retriever, *, grower: Grower, config: Config):
+        """Prepares requests for a model, whose tables `grower` keeps.
+
+        Attributes:
+          sizes: numbers of users that requests are padded to.
+          reads_users: whether the model reads codes of learned user vectors.
+        """
+        self._retriever, self._grower, self._mesh = retriever, grower, retriever.mesh
+        self.reads_users = config.llm.user_tokens == "learned"
         self._lengths = config.data.history_buckets or (config.data.max_history,)
-        parts = int(np.prod([self._mesh.shape[axis] for axis in BATCH_AXES]))
+        parts = math.prod(self._mesh.shape[axis] for axis in BATCH_AXES)
         self.sizes = tuple(dict.fromkeys(round_up(size, multiple=parts) for size in BATCH_SIZES))
 
     def search(
@@ -121,14 +128,40 @@ class Searcher:
         buffers, user = state.buffers, np.zeros(size, np.int32)
         if user_codes is not None:
             # The codes of these users alone: the program does not depend on how many others there are.
-            codes = np.pad(user_codes, ((0, size - len(user_codes)), (0, 0)))
+            rows = round_up(size, multiple=math.prod(self._mesh.shape[axis] for axis in ROW_AXES))
+            codes = np.pad(user_codes, ((0, rows - len(user_codes)), (0, 0)))
             placed = put(codes, NamedSharding(self._mesh, ROWS))
             buffers, user = {**buffers, "tables": {**buffers["tables"], "user_codes": placed}}, np.arange(size)
         # What the query does not read has the least shape.
         nothing = np.full((size, 1), PADDING, np.int32)
         arrays = {"user": user.astype(np.int32), "history": history, "seen": nothing, "target": nothing[:, 0]}
         batch = put_batch(EvaluationBatch(**arrays), self._mesh)
-        return self._retriever.query(state.params, buffers, batch)
+        return self._retriever.query(state.params, buffers, state.index, batch)
+
+    def codes_of_sessions(self, state: State, histories: Sequence[Int[np.ndarray, " _"]]) -> UserCodes:
+        """Returns what `search` asks for the codes of users that only a history is known of."""
+        tables = state.tables
+        assert tables is not None
+
+        def encode(start: int, end: int) -> Int[np.ndarray, "batch book"]:
+            (_, size), *_ = self.parts(end - start)
+            history = self.newest(histories[start:end], max(size, end - start))
+            return self._grower.encode_sessions(tables, history)[: end - start]
+
+        return encode
+
+    def warm_up(self, state: State, *, batch_sizes: Sequence[int], k: int, longest: int) -> None:
+        """Compiles requests and explanations of a state; see `Recommender.warm_up`."""
+        for length in self.shapes(max(longest, int(np.diff(state.catalogue.indptr).max()))):
+            history = np.arange(length, dtype=np.int32) % state.catalogue.num_items
+            self._retriever.look_up(state.buffers, state.index, rows_to_explain(0, history))
+            for count in batch_sizes:
+                read, codes = [history] * count, None
+                if self.reads_users:
+                    codes = state.codes_of([0] * count)
+                    for start, size in self.parts(count):
+                        self.codes_of_sessions(state, read)(start, min(start + size, count))
+                self.search(state, read, user_codes=codes, k=k, exclude_seen=True, allowed=state.allowed)
 
     def newest(self, histories: Sequence[Int[np.ndarray, " _"]], size: int) -> Int[np.ndarray, "batch history"]:
         """Returns the newest items of each history that the model can read, padded to one of few lengths."""

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.ablation.configs import differences, flatten, make_config, override_flags, read_config
+from experiments.ablation.configs import Flat, differences, flatten, make_config, override_flags, read_config
 from experiments.ablation.grid import KINDS, OF, Cell, Grid
 from tokenrec_jax.data.files import read_json
 from tokenrec_jax.training.workdir import BUILT_ON, Workdir
@@ -15,6 +15,12 @@ from tokenrec_jax.types import ConfigError
 
 #: The file whose presence means that a job of a kind has finished; result.json for all others.
 _RESULT = {"holdout": "holdout.json"}
+
+#: Flags that decide what a kind of job measures, with the defaults of its main. Results hold them by the same names.
+MEASURED_BY: dict[str, dict[str, Any]] = {
+    "holdout": {"fraction": 0.05, "by": "random"},
+    "evaluate": {"prompt": "seen"},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +32,14 @@ class Job:
       seed: of the run.
       folder: its directory, DIR/<cell>/seed<seed>; beside it lie its log and, if it failed, the reason.
       config: of the run; None for `evaluate`.
+      base: the job that it builds on; None without one.
     """
 
     cell: Cell
     seed: int
     folder: pathlib.Path
     config: Any
+    base: "Job | None" = None
 
     @property
     def name(self) -> str:
@@ -53,32 +61,41 @@ class Job:
         """Holds one line while the last attempt failed."""
         return self.folder.with_name(f"{self.folder.name}.failed")
 
-    def check(self) -> None:
-        """Checks that what is in the directory is of this job.
+    def read_result(self) -> dict[str, Any]:
+        """Returns what the job wrote last, nothing while it has not finished; raises DataError if it is damaged."""
+        advice = f"remove {self.folder} and run the grid again"
+        return read_json(self.result, advice=advice) if self.result.is_file() else {}
 
-        A field that the run does not know, because it is younger, is no difference while it has its default.
+    def check(self) -> None:
+        """Checks that what is in the directory, and in that of the job that it builds on, is of this grid.
+
+        A field that the run does not know, because it is younger, is no difference while it has its default. Nor is a
+        flag that an older result does not hold.
 
         Raises:
-          ConfigError: it belongs to a run with another config, or rests on a run that was trained anew since.
+          ConfigError: it was run with another config or other flags, or rests on a run that was trained anew since.
           DataError: it is damaged.
         """
-        base = Workdir(_of(self.cell, self.folder))
-        if self.cell.of and self.result.is_file() and base.finished:
-            known = read_json(self.result, advice=f"remove {self.folder} to run it again").get(BUILT_ON)
-            if known and known != base.result_hash():
-                raise ConfigError(
-                    f"{self.folder}: rests on an earlier run of {self.cell.of}; remove it to run it again"
-                )
+        if self.base is not None:
+            self.base.check()
+        result = self.read_result()
+        run = Workdir(_of(self.cell, self.folder))
+        known = result.get(BUILT_ON)
+        if self.cell.of and known and run.finished and known != run.result_hash():
+            raise ConfigError(f"{self.folder}: rests on an earlier run of {self.cell.of}; remove it to run it again")
+        defaults = MEASURED_BY.get(self.cell.kind, {})
+        flags = {name: str(self.cell.flags.get(name, default)) for name, default in defaults.items()}
+        self._compare({name: str(result.get(name, value)) for name, value in flags.items()}, flags, "other flags")
         there = read_config(self.folder)
-        if there is None or self.config is None:
-            return
-        here = flatten(self.config)
-        there = flatten(type(self.config)()) | there
+        if there is not None and self.config is not None:
+            self._compare(flatten(type(self.config)()) | there, flatten(self.config), "another config")
+
+    def _compare(self, there: Flat, here: Flat, what: str) -> None:
         changed = [f"{name}: {there.get(name)} there, {here.get(name)} here" for name in differences(there, here)]
         if changed:
             raise ConfigError(
-                f"{self.folder}: holds a run with another config ({'; '.join(changed)}); "
-                "remove it to train it again, or give another --workdir"
+                f"{self.folder}: holds a run with {what} ({'; '.join(changed)}); "
+                "remove it to run it again, or give another --workdir"
             )
 
     @property
@@ -112,13 +129,19 @@ def plan(grid: Grid, workdir: pathlib.Path, *, seeds: Sequence[int] = (), only: 
       ConfigError: no cell is left, or the config of a cell is wrong.
     """
     try:
-        cells = [_settled(cell, grid) for cell in grid.cells if re.search(only, cell.name)]
+        names = {cell.name for cell in grid.cells if re.search(only, cell.name)}
     except re.error as error:
         raise ConfigError(f"--only={only}: not a regular expression: {error}") from None
-    if not cells:
+    if not names:
         raise ConfigError(f"--only={only}: matches none of the cells {', '.join(cell.name for cell in grid.cells)}")
-    folders = [(cell, seed, workdir / cell.name / f"seed{seed}") for seed in seeds or grid.seeds for cell in cells]
-    return [Job(cell, seed, folder, _config(cell, seed, folder)) for cell, seed, folder in folders]
+    # All of them, for those that others build on.
+    jobs: dict[tuple[str, int], Job] = {}
+    for seed in seeds or grid.seeds:
+        for cell in (_settled(cell, grid) for cell in grid.cells):
+            folder = workdir / cell.name / f"seed{seed}"
+            base = jobs.get((cell.of, seed))
+            jobs[cell.name, seed] = Job(cell, seed, folder, _config(cell, seed, folder), base)
+    return [job for (name, _), job in jobs.items() if name in names]
 
 
 def _settled(cell: Cell, grid: Grid) -> Cell:

@@ -14,8 +14,8 @@ from tokenrec_jax.types import ConfigError
 _FILE = "grid.json"
 
 
-def save_grid(grid: Grid, workdir: pathlib.Path, *, seeds: Sequence[int]) -> None:
-    """Writes the grid with the seeds that it was run with; those of earlier runs of the directory stay.
+def save_grid(grid: Grid, workdir: pathlib.Path, *, seeds: Sequence[int]) -> Grid:
+    """Writes the grid with the seeds that it was run with, those of earlier runs of the directory too; returns it.
 
     Raises:
       ConfigError: another grid was run there, or the directory is that of a run.
@@ -27,6 +27,7 @@ def save_grid(grid: Grid, workdir: pathlib.Path, *, seeds: Sequence[int]) -> Non
         raise ConfigError(f"--workdir={workdir}: holds the grid {before.title!r}; give {grid.title!r} another one")
     kept = dataclasses.replace(grid, seeds=tuple(dict.fromkeys((*before.seeds, *seeds))))
     write_whole(workdir / _FILE, json.dumps(dataclasses.asdict(kept), indent=2) + "\n")
+    return kept
 
 
 def load_record(workdir: pathlib.Path) -> tuple[Grid, list[Job]]:

@@ -14,15 +14,12 @@ from jaxtyping import Int
 
 from experiments.ablation.plan import Job
 from experiments.training import SYSTEM as OURS
-from tokenrec_jax.data.files import read_json
 from tokenrec_jax.evaluation.comparability import HELD_OUT_NOTICES, PROTOCOL_NOTICES
 from tokenrec_jax.training.workdir import Workdir
-from tokenrec_jax.types import ConfigError, DataError, Split
+from tokenrec_jax.types import ConfigError, Split, TokenRecError
 
 #: The protocol of a run that does not name its own.
 HONEST = "honest"
-
-_ONCE_MORE = "remove it and run the grid again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,24 +71,20 @@ class JobResult:
 
 
 def read_job(job: Job) -> JobResult:
-    """Returns what a job left; one that failed, or is damaged, has no measurements, whatever lies in its directory."""
+    """Returns what a job left; one that failed, is damaged or is not as the grid has it has no measurements."""
     if job.failure.is_file():
         return JobResult(job, "failed", message=job.failure.read_text(encoding="utf-8").strip())
     if not job.result.is_file():
         return JobResult(job, "begun" if job.folder.exists() else "not run")
     try:
-        result = read_result(job)
-    except DataError as error:
+        job.check()
+        result = job.read_result()
+    except TokenRecError as error:
         return JobResult(job, "failed", message=str(error))
     if job.cell.kind == "holdout":
         return JobResult(job, "finished", seconds=_seconds(job.folder), measurements=_held_out(result))
     system, measurements = read_measurements(job.folder)
     return JobResult(job, "finished", system=system, seconds=_seconds(job.folder), measurements=measurements)
-
-
-def read_result(job: Job) -> dict[str, Any]:
-    """Returns what a finished job wrote last; raises DataError if it is damaged."""
-    return read_json(job.result, advice=_ONCE_MORE)
 
 
 def read_measurements(folder: pathlib.Path) -> tuple[str, tuple[Measurement, ...]]:

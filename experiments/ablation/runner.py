@@ -10,7 +10,6 @@ from absl import logging
 
 from experiments.ablation.donors import choose_donor
 from experiments.ablation.plan import Job
-from experiments.ablation.results import read_result
 from tokenrec_jax.config import Config
 from tokenrec_jax.types import TokenRecError
 
@@ -43,14 +42,18 @@ def run_jobs(
 ) -> Outcome:
     """Runs what has not finished; a job that fails is said in one line and the next one runs.
 
+    What finished before is checked, wanted now or not: one table holds all of it.
+
     Args:
       jobs: in order.
-      among: jobs whose finished stages may be taken over, wanted now or not.
+      among: jobs of the directory, wanted now or not; stages of finished ones may be taken over.
       run: runs a command to its end.
       stopping: whether a signal came, after which nothing more is started.
       report: called after each job that ran.
     """
     outcome = Outcome()
+    wanted = {job.folder for job in jobs}
+    jobs = [*(job for job in among if job.folder not in wanted and job.result.is_file()), *jobs]
     to_run = sum(not job.result.is_file() for job in jobs)
     logging.info("%d jobs, %d of them finished before", len(jobs), len(jobs) - to_run)
     pace = _Pace(to_run)
@@ -80,11 +83,10 @@ def _attempt(job: Job, among: Sequence[Job], *, run: RunCommand) -> str:
     """Runs a job unless it has finished; returns why it failed, or nothing."""
     try:
         job.check()
-        if job.result.is_file():
-            read_result(job)
-            return ""
     except TokenRecError as error:
         return str(error)
+    if job.result.is_file():
+        return ""
     job.folder.parent.mkdir(parents=True, exist_ok=True)
     before = job.log.stat().st_size if job.log.exists() else 0
     donor = choose_donor(job.config, _finished(among, job.seed)) if job.cell.kind == "train" else None

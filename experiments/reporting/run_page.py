@@ -7,6 +7,7 @@ from experiments.ablation.configs import read_config
 from experiments.ablation.results import Measurement, notices, read_measurements
 from experiments.ablation.summary import COVERAGE
 from experiments.ablation.tables import Table
+from experiments.printing import left_out_notice
 from experiments.reporting import plots
 from experiments.reporting.metrics import codebook_use, loss_panels, read_events, sharing, validation_panels
 from experiments.reporting.page import figure_of, folded, page, section, table_of, text
@@ -28,8 +29,9 @@ def run_page(folder: pathlib.Path) -> str:
     finished = (folder / "result.json").is_file()
     system, measurements = read_measurements(folder) if finished else ("", ())
     result = Workdir(folder).result() if finished else {}
-    # A run that holds nothing out has no measurements to say it.
-    said = [*notices(measurements), *filter(None, [HELD_OUT_NOTICES[result.get("held_out", 2)]])]
+    # A run without a stage that ranks, or that holds nothing out, has no measurements to say it.
+    own = [HELD_OUT_NOTICES[result.get("held_out", 2)], left_out_notice(result.get("left_out"))]
+    said = [*notices(measurements), *filter(None, own)]
     spent = ", ".join(f"{stage} {seconds / 60:.1f} min" for stage, seconds in result.get("seconds", {}).items())
     title = f"{system or 'run'} on {result.get('dataset') or config.get('data.source', 'data')}"
     return page(

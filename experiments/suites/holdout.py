@@ -6,9 +6,12 @@ out, ties against us, as everywhere:
   users   all but the last item of a held-out user are added; the last is the target. Beside them the users of the
           training that have about as many interactions; their last item was never trained on either.
   items   a held-out item's interactions that are the last of their users are targets, and a fifth of it at any place;
-          the others, at least one, are added. A target is ranked after what its user had before it. Beside them the
-          last items of the training's users, those that have about as many interactions in training: compare with
-          targets that are last too, for where a target stands matters more than whether its item was held out.
+          the others, at least one, are added. Beside them the last items of the training's users, those that have
+          about as many interactions in training: compare with targets that are last too, for where a target stands
+          matters more than whether its item was held out. Every target, of either kind, is ranked after all that its
+          user had before it, held-out items among them.
+
+Targets of one item share its vector, so intervals are of items drawn again, see `holdout_ranks.report`.
 """
 
 import dataclasses
@@ -23,7 +26,7 @@ from experiments.evaluation import batches_of
 from experiments.suites.holdout_ranks import rank_last, report
 from experiments.suites.holdout_split import HeldOut, hold_out
 from experiments.suites.holdout_untouched import measure_untouched
-from experiments.training import run
+from experiments.training import LEFT_OUT, run
 from tokenrec_jax.config import Config
 from tokenrec_jax.data.sources import load_interactions
 from tokenrec_jax.evaluation.comparability import protocol_interactions
@@ -68,7 +71,10 @@ def measure(config: Config, workdir: Workdir, *, fraction: float, by: str = "ran
             "give the flags that it was begun with, or another --workdir"
         )
     if not workdir.finished:
-        run(config, workdir, interactions=part.training)
+        # Other trainings that find them know that something is missing.
+        dropped = whole.dropped | {LEFT_OUT: len(whole.items) - len(part.training.items)}
+        training = dataclasses.replace(part.training, dropped=dropped)
+        run(config, workdir, interactions=training, left_out={"fraction": fraction, "by": by})
     logging.info("held out: %d users, %d items; bringing them back", len(part.users), len(part.items))
     return {
         "dataset": part.whole.name,
@@ -110,11 +116,15 @@ def measure_users(recommender: Recommender, part: HeldOut, *, config: Config) ->
     # Users that `whole` evaluates are those with enough interactions, all of ours among them, in their order.
     is_new = output.users >= num_seen
     lengths = np.diff(whole.indptr)[output.users]
-    peers = _peers(lengths[is_new], lengths[~is_new], seed=config.seed)
+    old = np.flatnonzero(~is_new)
+    groups = {
+        "held_out": np.flatnonzero(is_new),
+        "seen": old[_peers(lengths[is_new], lengths[old], seed=config.seed)],
+        "seen_all": old,
+    }
     return {
-        "held_out": report(output.ranks[is_new], cutoff=USER_CUTOFF, seed=config.seed),
-        "seen": report(output.ranks[~is_new][peers], cutoff=USER_CUTOFF, seed=config.seed),
-        "seen_all": report(output.ranks[~is_new], cutoff=USER_CUTOFF, seed=config.seed),
+        name: report(output.ranks[rows], rows, unit="users", cutoff=USER_CUTOFF, seed=config.seed)
+        for name, rows in groups.items()
     }
 
 
@@ -125,40 +135,56 @@ def measure_items(recommender: Recommender, part: HeldOut, *, config: Config) ->
     recommender.add_interactions(added)
     user_rows = {user: row for row, user in enumerate(recommender.user_ids)}
     item_rows = {item: row for row, item in enumerate(recommender.item_ids)}
-    # One row a target: what the user had before it, then the target.
-    prefixes, owners = [], []
-    for target in targets:
+
+    def up_to(target: _Target) -> list[int]:
+        """Returns what the user had before it, then the target."""
         history = part.whole.history(target.user)[: target.place + 1]
-        prefixes.append([item_rows[name] for item in history if (name := part.whole.item_ids[item]) in item_rows])
-        owners.append(user_rows[part.whole.user_ids[target.user]])
-    kept = [number for number, prefix in enumerate(prefixes) if len(prefix) > 2]
-    ranked = functools.partial(rank_last, recommender.score_function(), recommender.interactions)
-    arguments: dict[str, Any] = {"config": config, "cutoff": ITEM_CUTOFF}
-    held_out = ranked([prefixes[number] for number in kept], owners=[owners[number] for number in kept], **arguments)
-    seen_rows = range(run_data.num_users)
-    seen = ranked([run_data.history(row).tolist() for row in seen_rows], owners=seen_rows, **arguments)
+        return [item_rows[name] for item in history if (name := part.whole.item_ids[item]) in item_rows]
+
+    ranked = functools.partial(
+        rank_last, recommender.score_function(), recommender.interactions, config=config, cutoff=ITEM_CUTOFF
+    )
+    kept = [(target, prefix) for target in targets if len(prefix := up_to(target)) > 2]
+    prefixes, seen_prefixes = [prefix for _, prefix in kept], [up_to(target) for target in _last_of_training(part)]
+    held_out = ranked(prefixes, owners=[user_rows[part.whole.user_ids[target.user]] for target, _ in kept])
+    seen = ranked(seen_prefixes, owners=range(run_data.num_users))
+    items, seen_items = (np.array([prefix[-1] for prefix in which], int) for which in (prefixes, seen_prefixes))
 
     added_degree = np.zeros(recommender.interactions.num_items, int)
     np.add.at(added_degree, [item_rows[item] for _, item, _ in added], 1)
     degree = np.bincount(run_data.without_last(2).items, minlength=run_data.num_items)
-    of_target = added_degree[np.array([prefixes[number][-1] for number in kept], int)]
-    is_last = np.array([targets[number].is_last for number in kept], bool)
-    peers = _peers(of_target[is_last], degree[[run_data.history(row)[-1] for row in seen_rows]], seed=config.seed)
+    is_last = np.array([target.is_last for target, _ in kept], bool)
+    peers = _peers(added_degree[items[is_last]], degree[seen_items], seed=config.seed)
+    told: dict[str, Any] = {"unit": "items", "cutoff": ITEM_CUTOFF, "seed": config.seed}
     return {
-        "items": len({prefixes[number][-1] for number in kept}),
-        "held_out": report(held_out[is_last], cutoff=ITEM_CUTOFF, seed=config.seed),
-        "seen": report(seen[peers], cutoff=ITEM_CUTOFF, seed=config.seed),
-        "held_out_anywhere": report(held_out, cutoff=ITEM_CUTOFF, seed=config.seed),
-        "seen_all": report(seen, cutoff=ITEM_CUTOFF, seed=config.seed),
+        "items": len(np.unique(items)),
+        "held_out": report(held_out[is_last], items[is_last], **told),
+        "seen": report(seen[peers], seen_items[peers], **told),
+        "held_out_anywhere": report(held_out, items, **told),
+        "seen_all": report(seen, seen_items, **told),
     }
 
 
 class _Target(NamedTuple):
-    """An interaction of `HeldOut.whole` with a held-out item: its user, its place in the history."""
+    """An interaction of `HeldOut.whole`: its user, its place in the history, whether it is the last there."""
 
     user: int
     place: int
     is_last: bool
+
+
+def _last_of_training(part: HeldOut) -> list[_Target]:
+    """Returns the last item that the training has of each of its users, in their order."""
+    whole, training = part.whole, part.training
+    user_rows = {name: row for row, name in enumerate(whole.user_ids)}
+    item_rows = {name: row for row, name in enumerate(whole.item_ids)}
+    targets = []
+    for row, name in enumerate(training.user_ids):
+        user = user_rows[name]
+        history = whole.history(user).tolist()
+        place = history.index(item_rows[training.item_ids[training.history(row)[-1]]])
+        targets.append(_Target(user, place, place == len(history) - 1))
+    return targets
 
 
 def _divide(part: HeldOut, *, seed: int) -> tuple[list[tuple], list[_Target]]:

@@ -6,6 +6,7 @@ Read `measure_untouched`.
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from experiments.suites.holdout_ranks import rank_last, report
 from experiments.suites.holdout_split import HeldOut
@@ -22,7 +23,8 @@ def measure_untouched(recommender: Recommender, part: HeldOut, *, config: Config
 
     Every interaction of a user of the training with such an item is a target, ranked against the whole catalogue after
     what the user had before it: three items or more, the target among them. Those that are the last of their users are
-    counted apart, too: the protocol of everything else.
+    counted apart, too: the protocol of everything else. `Recommender.add_items` takes no texts, so of the columns of
+    `data.text_columns` nothing is read, while `llm.item_text` has learned from them: a log line says so.
 
     Args:
       recommender: of the run that was trained without them; they are added to it.
@@ -37,6 +39,8 @@ def measure_untouched(recommender: Recommender, part: HeldOut, *, config: Config
     whole = part.whole
     items = part.items.tolist()
     titles, attributes = whole.item_titles, whole.item_attributes
+    if recommender.built.text is not None and whole.item_texts is not None:
+        logging.warning("untouched items are read by titles and values alone: add_items takes no data.text_columns")
     recommender.add_items(
         [whole.item_ids[item] for item in items],
         titles=None if titles is None else [titles[item] for item in items],
@@ -63,10 +67,12 @@ def measure_untouched(recommender: Recommender, part: HeldOut, *, config: Config
     ours = rank_last(score, recommender.interactions, prefixes, **arguments)
     popular = rank_last(counts, recommender.interactions, prefixes, **arguments)
     is_last = np.array(last, bool)
+    targets = np.array([prefix[-1] for prefix in prefixes], int)
+    told: dict[str, Any] = {"unit": "items", "cutoff": CUTOFF, "seed": config.seed}
     return {
         "items": len(items),
-        "content": report(ours[is_last], cutoff=CUTOFF, seed=config.seed),
-        "content_anywhere": report(ours, cutoff=CUTOFF, seed=config.seed),
-        "popularity_anywhere": report(popular, cutoff=CUTOFF, seed=config.seed),
+        "content": report(ours[is_last], targets[is_last], **told),
+        "content_anywhere": report(ours, targets, **told),
+        "popularity_anywhere": report(popular, targets, **told),
         f"random_hr@{CUTOFF}": CUTOFF / recommender.interactions.num_items,
     }

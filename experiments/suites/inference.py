@@ -237,7 +237,7 @@ class _Peers:
             seen=np.full((len(users), 1), PADDING, np.int32),
             target=np.full(len(users), PADDING, np.int32),
         )
-        queries = ours.retriever.query(ours.params, ours.buffers, batch)
+        queries = ours.retriever.query(ours.params, ours.buffers, ours.index, batch)
         found = fetch(ours.index.search(queries, k=K)).ids
         queries = np.asarray(queries)
         queries = queries / np.linalg.norm(queries, axis=1, keepdims=True)

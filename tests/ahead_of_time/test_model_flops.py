@@ -42,7 +42,7 @@ def test_forward_operations_are_those_of_the_program(preset, objective):
     ids = jax.ShapeDtypeStruct((BATCH,), jnp.int32)
     history = jax.ShapeDtypeStruct((BATCH, config.data.max_history), jnp.int32)
     query = make_query_function(built.definition, mesh=make_mesh(MeshConfig(), devices=jax.devices()[:1]))
-    lowered = query.lower(state.params, state.buffers, ids, history, jax.ShapeDtypeStruct((), jnp.int32))
+    lowered = query.lower(state.params, state.buffers, None, ids, history, jax.ShapeDtypeStruct((), jnp.int32))
     done = count(parse(lowered.compile().as_text())).flops
     # The program also does the half of the scores that a causal mask hides, T5's table of relative positions, the
     # fold-in of every prefix, and the queries of all tokens in GPT-2's last layer, whose kernel holds them beside keys

@@ -170,7 +170,11 @@ def test_a_baseline_learns_from_its_validation_items_for_steps_that_were_chosen(
 
 
 def test_bad_values_of_the_loop_are_named():
-    config = for_config("sasrec", tiny.get_config())
+    config = for_config("tiger", tiny.get_config())
     config.training.optimization.learning_rate = 0.0
     with pytest.raises(ConfigError, match="learning_rate is 0"):
+        config.loop_config()
+    config = for_config("tiger", tiny.get_config())
+    config.evaluation.cutoffs = (10, "20")  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(ConfigError, match=r"cutoffs is .*; allowed are whole numbers"):
         config.loop_config()

@@ -124,5 +124,5 @@ def test_spectral_codes_put_items_of_the_same_users_together():
 
 def test_too_many_dimensions_are_refused():
     data = make_interactions([[0, 1], [1, 2]], num_items=3)
-    with pytest.raises(ConfigError, match="dim: got 2; allowed is 1 or more and below 2"):
+    with pytest.raises(ConfigError, match=r"model\.vector_dim is 2; allowed is 1 or more and below 2"):
         spectral_codes(data, dim=2, num_books=1, book_size=2, iterations=1, seed=0)

@@ -11,9 +11,9 @@ def test_every_user_once_in_few_shapes(tmp_path, monkeypatch):
     ranker = BulkRanker.of(recommender, batch_size=16)
     real, shapes = recommender.retriever.query, []
 
-    def query(params, buffers, batch, **options):
+    def query(params, buffers, index, batch, **options):
         shapes.append(batch.history.shape)
-        return real(params, buffers, batch, **options)
+        return real(params, buffers, index, batch, **options)
 
     monkeypatch.setattr(recommender.retriever, "query", query)
     users = np.random.default_rng(0).permutation(60)[:50]

@@ -207,7 +207,8 @@ def compile_query_step(target: Target, *, batch: int) -> CompiledStep:
     state = llm_stage_state(target)
     query: Any = make_query_function(target.definition, mesh=target.mesh)
     template = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(target.mesh))
-    arguments = (state.params, state.buffers, rows(), rows(target.config.data.max_history), template)
+    history = rows(target.config.data.max_history)
+    arguments = (state.params, state.buffers, _item_vectors(target), rows(), history, template)
     sizes, hidden = target.lengths(batch), target.llm_config.model_dim
     flops = forward_flops(target.llm_config, sizes)
     flops += head_flops(target.config, target.shape, sizes, hidden=hidden, with_softmax=False)
@@ -219,10 +220,9 @@ def compile_retrieval_step(target: Target, *, batch: int) -> CompiledStep:
     k = max(target.config.evaluation.cutoffs)
     rows = _rows(target, batch)
     dim = target.config.lightgcn.embedding_dim
-    table = {"item_vectors": jax.ShapeDtypeStruct((target.shape.item_rows, dim), jnp.float32)}
     make_index: Any = ItemIndex
     index = make_index(
-        vectors=abstract_like(table, state_shardings(table, target.mesh))["item_vectors"],
+        vectors=_item_vectors(target),
         num_items=jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(target.mesh)),
         metric="cosine",
         mesh=target.mesh.abstract_mesh,
@@ -232,6 +232,13 @@ def compile_retrieval_step(target: Target, *, batch: int) -> CompiledStep:
         search.lower, index, rows(dim, dtype=jnp.float32), k=k, exclude=rows(target.config.data.max_history)
     )
     return _compile(target, lower, 2.0 * batch * target.shape.num_items * dim)
+
+
+def _item_vectors(target: Target) -> Any:
+    """Returns the shape of what queries are matched against, cut over the devices as the tables are."""
+    shape = (target.shape.item_rows, target.config.lightgcn.embedding_dim)
+    table = {"item_vectors": jax.ShapeDtypeStruct(shape, jnp.float32)}
+    return abstract_like(table, state_shardings(table, target.mesh))["item_vectors"]
 
 
 #: The steps by name.

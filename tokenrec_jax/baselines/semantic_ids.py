@@ -86,7 +86,9 @@ def spectral_vectors(train: Interactions, *, dim: int) -> Float[np.ndarray, "ite
     """
     smallest = min(train.num_users, train.num_items)
     if not 1 <= dim < smallest:
-        raise ConfigError(f"dim: got {dim}; allowed is 1 or more and below {smallest}, the number of users or items")
+        raise ConfigError(
+            f"model.vector_dim is {dim}; allowed is 1 or more and below {smallest}, the number of users or items"
+        )
     matrix = interaction_matrix(train)
     by_user, by_item = (np.maximum(np.asarray(matrix.sum(axis=axis)).ravel(), 1.0) ** -0.5 for axis in (1, 0))
     matrix = scipy.sparse.diags_array(by_user) @ matrix @ scipy.sparse.diags_array(by_item)

@@ -129,7 +129,7 @@ class BulkRanker:
         """Returns the result on the devices, before it is computed; filling rows repeat the last user."""
         batch = self._batch(np.pad(users, (0, self._batch_size - len(users)), mode="edge"))
         batch = put_batch(batch, self._retriever.mesh)
-        queries = self._retriever.query(self._params, self._buffers, batch, prompt=prompt)
+        queries = self._retriever.query(self._params, self._buffers, self._index, batch, prompt=prompt)
         return self._index.search(queries, k=k, exclude=batch.seen if exclude_seen else None, allow=self._allow)
 
     def _batch(self, users: np.ndarray) -> EvaluationBatch:

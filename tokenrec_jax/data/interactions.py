@@ -9,6 +9,7 @@ import collections
 import dataclasses
 import json
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 import safetensors
@@ -68,12 +69,8 @@ class Interactions:
     def texts(self) -> list[str]:
         """Returns all that is known of each item in words: title, categorical values, text; "" where nothing is."""
         nothing = ("",) * self.num_items
-        columns = (
-            self.item_titles or nothing,
-            [", ".join(values) for values in self.item_attributes or ((),) * self.num_items],
-            self.item_texts or nothing,
-        )
-        return [". ".join(part for part in parts if part) for parts in zip(*columns, strict=True)]
+        values = self.item_attributes or ((),) * self.num_items
+        return in_words(self.item_titles or nothing, values, self.item_texts or nothing)
 
     def padded(
         self, start: Int[np.ndarray, " batch"], end: Int[np.ndarray, " batch"], *, width: int
@@ -243,3 +240,9 @@ def _check_lengths(interactions: Interactions) -> None:
     for what, texts in described.items():
         if texts is not None and len(texts) != interactions.num_items:
             raise DataError(f"{what} of {len(texts)} items for {interactions.num_items}; give one each or None")
+
+
+def in_words(titles: Sequence[str], attributes: Sequence[Sequence[str]], texts: Sequence[str]) -> list[str]:
+    """Returns what a title, categorical values and a text say of each item, "" where there is none of them."""
+    columns = titles, map(", ".join, attributes), texts
+    return [". ".join(part for part in parts if part) for parts in zip(*columns, strict=True)]

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from jaxtyping import Bool, Int
 
-from tokenrec_jax.data.interactions import Interactions
+from tokenrec_jax.data.interactions import Interactions, in_words
 from tokenrec_jax.growth.rows import Items, Rows, read_ids
 from tokenrec_jax.types import DataError
 
@@ -125,6 +125,12 @@ class Catalogue:
             item_attributes=attributes if any(attributes) or self.run.item_attributes is not None else None,
             item_texts=texts and texts + ("",) * (self.num_items - len(texts)),
         )
+
+    def texts_of_new(self) -> list[str]:
+        """Returns what is known in words of each item that the run does not know; see `Interactions.texts`."""
+        new = slice(self.run.num_items, self.num_items)
+        titles = self.titles[new]
+        return in_words(titles, self.attributes[new], [""] * len(titles))
 
     def history(self, user: int) -> Int[np.ndarray, " history"]:
         """Returns a view of a user's items, oldest first."""

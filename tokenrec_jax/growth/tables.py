@@ -27,6 +27,7 @@ from tokenrec_jax.sharding import ROW_AXES, fetch, on_mesh, put, replicated
 from tokenrec_jax.training.build import BuiltModel
 from tokenrec_jax.training.item_text import TextMap
 from tokenrec_jax.training.known import counts_follow
+from tokenrec_jax.training.query import make_unread_empty
 from tokenrec_jax.training.state import Params
 from tokenrec_jax.types import ConfigError
 
@@ -100,6 +101,7 @@ class Grower:
         self._counts_follow = counts_follow(config)
         self._codes_follow = tokenizer_type(config.tokenizer).codes_follow
         self._shards = math.prod(mesh.shape[axis] for axis in ROW_AXES)
+        self._read_of_items = make_unread_empty(config, mesh=mesh)
         # Other runs never read them while they recommend.
         self._sides = ("user", "item") if config.llm.user_tokens == "learned" else ("item",)
         rows, num_layers = NamedSharding(mesh, ROWS), config.lightgcn.num_layers
@@ -118,13 +120,13 @@ class Grower:
                 content = model.content_vectors() if has_content else None
                 return _move(run, after, _vectors(buffers), untouched=untouched, content=content)
 
-        def encode_sessions(params, buffers, history, sent, run):
+        def encode_sessions(params, buffers, history, sent, vectors, known, start):
             vectors = session_vectors(
                 history,
                 sent,
-                vectors=run.vectors[1],
-                known=run.known[1],
-                start=run.start,
+                vectors=vectors,
+                known=known,
+                start=start,
                 inverse_sqrt_degree=buffers["tables"]["inverse_sqrt_degree"],
                 num_layers=num_layers,
             )
@@ -203,8 +205,11 @@ class Grower:
         self, tables: Tables, history: Int[np.ndarray, "batch history"]
     ) -> Int[np.ndarray, "batch book"]:
         """Returns the user codes of histories of nobody whom the graph knows; see `propagation.session_vectors`."""
-        placed = put(history, replicated(self._mesh))
-        return fetch(self._encode_sessions(tables.params, tables.buffers, placed, tables.propagated.sent, tables.run))
+        placed, run = put(history, replicated(self._mesh)), tables.run
+        # Nothing that grows with users, so that more of them are no other program.
+        read = self._read_of_items(tables.params, tables.buffers)
+        items = tables.propagated.sent, run.vectors[1], run.known[1], run.start
+        return fetch(self._encode_sessions(*read, placed, *items))
 
     def _with_room(self, tables: Tables, catalogue: Catalogue) -> Tables:
         """Returns tables that hold the catalogue: the same, or larger ones."""
@@ -257,7 +262,7 @@ class Grower:
         if self._features is not None:
             new["item_features"] = self._features.encode(tuple(catalogue.attributes[first : catalogue.num_items]))
         if self._text is not None:
-            new["item_text"] = self._text_vectors(self._text, catalogue.interactions.texts()[first:])
+            new["item_text"] = self._text_vectors(self._text, catalogue.texts_of_new())
         grown = dict(tables.buffers["tables"])
         for name, rows in new.items():
             table = fetch(grown[name]).copy()

@@ -90,6 +90,7 @@ class TokenRec(nnx.Module):
         history: Int[Array, "batch history"],
         template: Int[Array, " template"],
         item_vectors: Float[Array, "items emb"] | None = None,
+        item_space: Float[Array, "items emb"] | None = None,
         key: jax.Array | None = None,
     ) -> Float[Array, "batch position emb"]:
         """Returns the query at every supervised position: one (objective "prompt") or one an item ("dense").
@@ -99,9 +100,11 @@ class TokenRec(nnx.Module):
           history: item ids, oldest first, right-padded with `PADDING`.
           template: index of the prompt template of each row, or of all rows. Where `shares_instruction`, only one.
           item_vectors: collaborative embeddings of the items; None takes the frozen ones.
+          item_space: what `item_space` makes of them, where it is at hand; else it is computed, of all items.
           key: decides dropout; None switches it off.
         """
         vectors = self.tables.item_vectors[...] if item_vectors is None else item_vectors
+        space = self.item_space(vectors) if item_space is None else item_space
         drop_key = item_key = llm_key = fold_key = None
         if key is not None:
             drop_key, item_key, llm_key = jax.random.split(key, 3)
@@ -109,23 +112,21 @@ class TokenRec(nnx.Module):
         visible = self._visible(history, item_key)
         with jax.named_scope("llm"):
             if self.config.llm.objective == "dense":
-                hidden = self._dense_hidden(
-                    user, history, template, vectors, visible, drop_key=drop_key, llm_key=llm_key
-                )
+                hidden = self._dense_hidden(user, history, template, space, visible, drop_key=drop_key, llm_key=llm_key)
             else:
                 # The user's tokens stand for all of the history that the batch has, of items that are hidden too.
                 degree = self.tables.inverse_sqrt_degree[...]
                 whole = fold_in(history, item_vectors=vectors, inverse_sqrt_degree=degree)[:, -1]
                 hidden = self._prompt_hidden(
-                    user, history, template, vectors, whole, visible, drop_key=drop_key, llm_key=llm_key
+                    user, history, template, space, whole, visible, drop_key=drop_key, llm_key=llm_key
                 )
         if not self.config.llm.fold_in:
             return self.head.queries(hidden, None)
         if visible is None:
-            folded = self._folded(history, vectors, key=fold_key)
+            folded = self._folded(history, vectors, space, key=fold_key)
         else:
             shorter, newest = close_up(jnp.where(visible, history, PADDING))
-            folded = take_newest(self._folded(shorter, vectors, key=fold_key), newest)
+            folded = take_newest(self._folded(shorter, vectors, space, key=fold_key), newest)
         return self.head.queries(hidden, folded if hidden.shape[1] > 1 else self._last(folded, history))
 
     def item_space(self, item_vectors: Float[Array, "items emb"]) -> Float[Array, "items emb"]:
@@ -152,7 +153,7 @@ class TokenRec(nnx.Module):
         """Returns a copy of the language model with its adapters, if it has any, added to its weights."""
         return self.lora.merged(self.llm) if hasattr(self, "lora") else nnx.merge(*nnx.split(self.llm))
 
-    def _prompt_hidden(self, user, history, template, vectors, folded, visible, *, drop_key, llm_key):
+    def _prompt_hidden(self, user, history, template, space, folded, visible, *, drop_key, llm_key):
         """Returns hidden states [batch, 1, model]: user and history in the prompt, a fixed answer after it."""
         pooled = self.config.llm.item_positions == "pooled"
         user_tokens = self._user_tokens(user, folded)
@@ -176,7 +177,7 @@ class TokenRec(nnx.Module):
         )
         embedded = self._embed(prompt.tokens)
         # One row a history position, from which each token of the prompt picks that of its item.
-        rows = self._pooled_items(history, vectors) if pooled else self._beside_codes(history, vectors)
+        rows = self._pooled_items(history, space) if pooled else self._beside_codes(history, space)
         place = jnp.maximum(prompt.history_index, 0)
         of_item = (prompt.history_index != PADDING)[..., None]
         if rows is not None:
@@ -189,7 +190,7 @@ class TokenRec(nnx.Module):
         answer = jnp.broadcast_to(answer[None], (user.shape[0], *answer.shape))
         return self.adapted_llm().hidden_states(embedded, prompt.mask, query_embeds=answer, key=llm_key)[:, -1:]
 
-    def _dense_hidden(self, user, history, template, vectors, visible, *, drop_key, llm_key):
+    def _dense_hidden(self, user, history, template, space, visible, *, drop_key, llm_key):
         """Returns hidden states [batch, history, model]: an instruction, then the items, each seeing those before it.
 
         The history is what a decoder reads: T5's own, or the rest of the sequence of a causal model. Where an item has
@@ -202,10 +203,10 @@ class TokenRec(nnx.Module):
             embedded, mask = self._instruction(template, self._user_tokens(user, None), drop_key)
         per_item = 1
         if self.config.llm.item_positions == "pooled":
-            items = self._pooled_items(history, vectors)
+            items = self._pooled_items(history, space)
         else:
             items = self._embed_codes(self._item_tokens(history))
-            beside = self._beside_codes(history, vectors)
+            beside = self._beside_codes(history, space)
             if beside is not None:
                 items = items + beside[:, :, None].astype(items.dtype)
             per_item = items.shape[2]
@@ -275,25 +276,25 @@ class TokenRec(nnx.Module):
             book_size=self.config.tokenizer.book_size,
         )
 
-    def _folded(self, history, vectors, *, key) -> Float[Array, "batch history emb"]:
+    def _folded(self, history, vectors, space, *, key) -> Float[Array, "batch history emb"]:
         """Returns the fold-in that queries start from."""
         weight = self.tables.inverse_sqrt_degree[...]
         if self.config.llm.fold_in_vectors == "space":
-            vectors, weight = self.item_space(vectors), jnp.ones_like(weight)
+            vectors, weight = space, jnp.ones_like(weight)
         return self.head.fold_in(history, item_vectors=vectors, inverse_sqrt_degree=weight, key=key)
 
-    def _pooled_items(self, history, vectors) -> Float[Array, "batch history model"]:
+    def _pooled_items(self, history, space) -> Float[Array, "batch history model"]:
         """Returns one embedding an item: the sum of those of its codes and of what stands beside them, by config."""
-        parts = [] if (beside := self._beside_codes(history, vectors)) is None else [beside]
+        parts = [] if (beside := self._beside_codes(history, space)) is None else [beside]
         if self.config.llm.codes_at_input:
             parts.append(self._sum_of_codes(self._item_tokens(history)))
         return functools.reduce(jnp.add, parts).astype(self.llm.dtype)
 
-    def _beside_codes(self, history, vectors) -> Float[Array, "batch history model"] | None:
+    def _beside_codes(self, history, space) -> Float[Array, "batch history model"] | None:
         """Returns what the language model reads of each item besides its codes; None where that is nothing."""
         parts = []
         if self.config.llm.item_vectors_at_input:
-            parts.append(self._projected_items(history, vectors))
+            parts.append(self.head.read(take_rows(space, jnp.maximum(history, 0))))
         if hasattr(self, "features"):
             tables = (self._feature_table("item_features"), self._feature_table("item_text"))
             parts.append(self.features.at_input(*(None if each is None else rows_of(each, history) for each in tables)))
@@ -310,10 +311,6 @@ class TokenRec(nnx.Module):
         newest = jnp.maximum(history_lengths(history) - 1, 0)
         return jnp.take_along_axis(folded, newest[:, None, None], axis=1)
 
-    def _projected_items(self, history, vectors) -> Float[Array, "batch history model"]:
-        """Returns the item-space vectors of a history as seen at the input of the language model."""
-        return self.head.read(take_rows(self.item_space(vectors), jnp.maximum(history, 0)))
-
     def user_rows_to_tokenize(self, item_vectors, graph: jraph.GraphsTuple) -> Float[Array, "users emb"]:
         """Returns the vectors that the user tokenizer learns from: learned ones, or the fold-in of each history.
 
@@ -321,7 +318,7 @@ class TokenRec(nnx.Module):
         """
         if self.config.llm.user_tokens != "folded":
             return self.tables.user_vectors[...]
-        nobody = jnp.zeros((self.shape.user_rows, item_vectors.shape[1]))
+        nobody = jnp.zeros((self.tables.user_vectors.shape[0], item_vectors.shape[1]))
         return propagate(nobody, item_vectors, graph)[0]
 
 

@@ -108,7 +108,8 @@ def lower(recommender: Recommender, *, k: int) -> tuple[bytes, dict[str, np.ndar
         # row, such as an instruction that all share, is still computed once.
         def query_of(user: jax.Array, history: jax.Array) -> jax.Array:
             template = jnp.zeros(1, jnp.int32)
-            return last_queries(merged, user=user[None], history=history[None], template=template)[0]
+            given = {"user": user[None], "history": history[None], "template": template}
+            return last_queries(merged, items=tree["items"], **given)[0]
 
         query = jax.vmap(query_of)(user, history)
         return _top_k(normalize(query), tree["items"], allow=tree["allowed"], exclude=exclude, k=k)

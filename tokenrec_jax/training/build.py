@@ -39,6 +39,7 @@ class BuiltModel:
     """What the pieces of a run share.
 
     Attributes:
+      config: of the run.
       definition: static half of the model.
       shape: its sizes.
       graph: training graph, on the devices.
@@ -53,6 +54,7 @@ class BuiltModel:
         random ones and for runs that have begun.
     """
 
+    config: Config
     definition: ModelDefinition
     shape: ModelShape
     graph: jraph.GraphsTuple
@@ -141,6 +143,7 @@ def build_model(config: Config, training: Interactions, *, mesh: Mesh, saved: pa
     )
     _check_lengths(definition, config)
     return BuiltModel(
+        config=config,
         definition=definition,
         shape=shape,
         graph=place_graph(training, mesh),

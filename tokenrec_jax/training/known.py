@@ -3,6 +3,9 @@
 New users and items, which need rows of their own, are in `growth/`.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jraph
 from jax.sharding import Mesh
@@ -13,7 +16,7 @@ from tokenrec_jax.data.interactions import Interactions
 from tokenrec_jax.sharding import on_mesh, put, state_shardings
 from tokenrec_jax.training.build import BuiltModel, place_graph
 from tokenrec_jax.training.stages import follow_codes, freeze_vectors
-from tokenrec_jax.training.state import Params, split
+from tokenrec_jax.training.state import ModelDefinition, Params, split
 
 
 def counts_follow(config: Config) -> bool:
@@ -53,6 +56,24 @@ def buffers_among(
         return split(model)[1]
 
     degree = put(inverse_sqrt_degree(interactions), buffers["tables"]["inverse_sqrt_degree"].sharding)
-    arguments = params, buffers, place_graph(interactions, mesh), degree
+    return _run_once(follow, params, buffers, place_graph(interactions, mesh), degree, mesh=mesh)
+
+
+def with_codes_of_all(
+    definition: ModelDefinition, params: Params, buffers: Params, graph: jraph.GraphsTuple, *, mesh: Mesh
+) -> Params:
+    """Returns the buffers with the codes of the vectors in them, of users and of items; see `follow_codes`."""
+
+    def follow(params: Params, buffers: Params, graph: jraph.GraphsTuple) -> Params:
+        with on_mesh(mesh):
+            model = definition.merge(params, buffers)
+            follow_codes(model, graph)
+        return split(model)[1]
+
+    return _run_once(follow, params, buffers, graph, mesh=mesh)
+
+
+def _run_once(follow: Callable[..., Params], *arguments: Any, mesh: Mesh) -> Params:
+    """Returns the buffers that a function gives, in their places; compiles it."""
     result = {"buffers": jax.eval_shape(follow, *arguments)}
     return jax.jit(follow, out_shardings=state_shardings(result, mesh)["buffers"])(*arguments)

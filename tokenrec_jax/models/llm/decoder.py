@@ -281,11 +281,16 @@ class Decoder(TokenTables):
         prompt_key, query_key, *layer_keys = split_key(key, 2 + 2 * len(self.layers))
 
         def call(plain_layer: Any, carry: Any, keys: Any) -> Any:
-            layer, (read, hidden) = self.calls.inside(plain_layer), carry
-            read, key_value = layer(read, reading=prompt_reading, cached=None, key=keys[0])
-            room = (jnp.pad(x, ((0, 0), (0, num_new), (0, 0), (0, 0))) for x in key_value)
-            cached = tuple(jnp.broadcast_to(x, (*slots, *x.shape[2:])) for x in room)
-            hidden, _ = layer(hidden, reading=query_reading, cached=cached, key=keys[1])
+            read, hidden = carry
+            read, key_value = self.calls.inside(plain_layer)(read, reading=prompt_reading, cached=None, key=keys[0])
+
+            # Inside, so that the copies for all rows are made again where activations are, not kept.
+            def after_prompt(hidden: Any, **others: Any) -> Any:
+                room = (jnp.pad(x, ((0, 0), (0, num_new), (0, 0), (0, 0))) for x in key_value)
+                cached = tuple(jnp.broadcast_to(x, (*slots, *x.shape[2:])) for x in room)
+                return plain_layer(hidden, cached=cached, **others)
+
+            hidden, _ = self.calls.inside(after_prompt)(hidden, reading=query_reading, key=keys[1])
             return read, hidden
 
         with jax.named_scope(type(self).__name__.lower()):
