@@ -46,9 +46,12 @@ def main() -> None:
     scores = model_scores(retriever, run.params, run.buffers, interactions, config=config, prompt=_PROMPT.value)
     if _OUTPUT.value:
         outputs = ranked_splits(scores, interactions, config=config)
+        base = Workdir(pathlib.Path(cli.WORKDIR.value))
         result = {"dataset": interactions.name, "seed": config.seed, "system": SYSTEM, "prompt": _PROMPT.value}
         result |= {name: getattr(config.evaluation, name) for name in ("protocol", "graph", "held_out")}
-        result |= split_values(outputs) | {BUILT_ON: Workdir(pathlib.Path(cli.WORKDIR.value)).result_hash()}
+        result |= split_values(outputs) | {BUILT_ON: base.result_hash()}
+        # What a hold-out leaves out is missing here, too.
+        result |= {"left_out": left_out} if (left_out := base.result().get("left_out")) else {}
         try:
             output.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
