@@ -9,20 +9,16 @@ from experiments.baseline_config import BaselineConfig, for_config
 from experiments.baseline_models import make_baseline
 from experiments.baseline_training import run
 from experiments.configs import baselines_sasrec, baselines_tiger, lastfm, tiny
+from tests.killing import Killed, kill_after, let_live
 from tokenrec_jax.baselines.semantic_ids import spectral_vectors
 from tokenrec_jax.data.interactions import Interactions
 from tokenrec_jax.data.synthetic import synthetic_interactions
-from tokenrec_jax.training import loop
 from tokenrec_jax.training.workdir import Workdir
 from tokenrec_jax.types import ConfigError
 
 from .conftest import make_interactions
 
 SYSTEMS = ("sasrec", pytest.param("tiger", marks=pytest.mark.slow))
-
-
-class Killed(BaseException):
-    """Stands for a SIGKILL: nothing may catch it."""
 
 
 def small(system: str, *, steps: int) -> BaselineConfig:
@@ -76,17 +72,10 @@ def test_killed_and_resumed_equals_uninterrupted_and_leaves_result_and_ranks(sys
     config.training.checkpoint_every = 4
     config.training.optimization.eval_every = 7
     whole = train(config, data, tmp_path / "whole")
-    put_batch, calls = loop.put_batch, iter(range(10))
-
-    def dying(batch, mesh):
-        if next(calls, None) is None:
-            raise Killed
-        return put_batch(batch, mesh)
-
-    monkeypatch.setattr(loop, "put_batch", dying)
+    kill_after(10, monkeypatch)
     with pytest.raises(Killed):
         train(config, data, tmp_path / "broken")
-    monkeypatch.setattr(loop, "put_batch", put_batch)
+    let_live(monkeypatch)
     broken = train(config, data, tmp_path / "broken")
     assert lines(broken) == lines(whole)
     first, second = (workdir.result() for workdir in (whole, broken))

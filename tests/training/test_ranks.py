@@ -9,6 +9,7 @@ from experiments.evaluation import ranked_splits, say_protocol
 from experiments.printing import print_result
 from experiments.training import SYSTEM, run
 from experiments.untrained import baselines
+from tests.killing import Killed
 from tokenrec_jax.baselines.dot_product import dot_product
 from tokenrec_jax.baselines.popularity import popularity
 from tokenrec_jax.data.synthetic import synthetic_interactions
@@ -16,10 +17,6 @@ from tokenrec_jax.evaluation.statistics import per_user
 from tokenrec_jax.training import workdir as workdir_module
 from tokenrec_jax.training.workdir import Workdir
 from tokenrec_jax.types import ConfigError, Split
-
-
-class Killed(BaseException):
-    """Stands for a SIGKILL: nothing may catch it."""
 
 
 def config(tmp_path):

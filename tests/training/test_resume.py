@@ -13,16 +13,13 @@ import pytest
 from experiments.configs import tiny
 from experiments.train import run
 from tests.conftest import REPOSITORY
+from tests.killing import Killed, kill_after, let_live
 from tokenrec_jax.data.synthetic import synthetic_interactions
 from tokenrec_jax.data.vocabulary import word_tokenizer
 from tokenrec_jax.models import llm
-from tokenrec_jax.training import loop, step
+from tokenrec_jax.training import step
 from tokenrec_jax.training.workdir import Workdir
 from tokenrec_jax.types import ConfigError, TokenRecError
-
-
-class Killed(BaseException):
-    """Stands for a SIGKILL: nothing may catch it."""
 
 
 def config(tmp_path):
@@ -46,21 +43,13 @@ def test_killed_in_every_stage_and_resumed_equals_uninterrupted(tmp_path, monkey
     whole = Workdir.start(str(tmp_path / "whole"), made)
     run(made, whole)
     broken = Workdir.start(str(tmp_path / "broken"), made)
-    put_batch = loop.put_batch
     # Steps over all stages, counted in batches: away from checkpoints, in each of the four stages.
     for limit in (33, 50, 55, 45):
-        calls = iter(range(limit))
-
-        def dying(batch, mesh, calls=calls):
-            if next(calls, None) is None:
-                raise Killed
-            return put_batch(batch, mesh)
-
-        monkeypatch.setattr(loop, "put_batch", dying)
+        kill_after(limit, monkeypatch)
         with pytest.raises(Killed):
             run(made, broken)
         assert not broken.finished
-    monkeypatch.setattr(loop, "put_batch", put_batch)
+    let_live(monkeypatch)
     run(made, broken)
     assert metrics_of(broken) == metrics_of(whole)
 

@@ -5,10 +5,10 @@ import pytest
 
 from experiments.configs import tiny
 from experiments.training import run
+from tests.killing import Killed, kill_after, let_live
 from tokenrec_jax.config import Config
 from tokenrec_jax.data.interactions import training_part
 from tokenrec_jax.sharding import make_mesh
-from tokenrec_jax.training import loop
 from tokenrec_jax.training.build import build_model
 from tokenrec_jax.training.reuse import Reused, reuse, shared_stages
 from tokenrec_jax.training.state import init_state
@@ -53,26 +53,15 @@ def test_what_a_joint_stage_moved_is_not_shared_and_the_last_stage_never_is():
     assert shared_stages(alone, dataclasses.replace(alone)) == ()
 
 
-class Killed(BaseException):
-    """Stands for a SIGKILL: nothing may catch it."""
-
-
 def test_a_run_that_was_killed_gives_the_stages_it_has_ended(tmp_path, monkeypatch):
     made = changed(data__cache_dir=str(tmp_path / "cache"), evaluation__baselines=False)
     for stage in (made.train.collaborative, made.train.tokenizer, made.train.llm):
         stage.steps, stage.eval_every = 4, 2
     made.train.checkpoint_every = 1
-    donor, put_batch = Workdir.start(str(tmp_path / "donor"), made), loop.put_batch
+    donor = Workdir.start(str(tmp_path / "donor"), made)
 
     def train_and_die_after(batches: int) -> None:
-        calls = iter(range(batches))
-
-        def dying(batch, mesh):
-            if next(calls, None) is None:
-                raise Killed
-            return put_batch(batch, mesh)
-
-        monkeypatch.setattr(loop, "put_batch", dying)
+        kill_after(batches, monkeypatch)
         with pytest.raises(Killed):
             run(made, donor)
 
@@ -88,7 +77,7 @@ def test_a_run_that_was_killed_gives_the_stages_it_has_ended(tmp_path, monkeypat
     train_and_die_after(6 + 2)
     early = take_over()
     assert list(early.seconds) == ["collaborative", "tokenizer"] == list(early.chosen_steps)
-    monkeypatch.setattr(loop, "put_batch", put_batch)
+    let_live(monkeypatch)
     run(made, donor)
     late = take_over()
     assert early.chosen_steps == late.chosen_steps
