@@ -16,7 +16,8 @@ fi
 shift
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # An environment that has everything is used as it is.
-python -c 'import jax, grain, tensorboardX' 2>/dev/null || . launch/setup.sh demo
+python -c 'from importlib.util import find_spec as find; assert find("jax") and find("grain") and find("tensorboardX")' \
+  2>/dev/null || . launch/setup.sh demo
 port=$(python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 export JAX_PLATFORMS=cpu PYTHONUNBUFFERED=1
 export XLA_FLAGS="${XLA_FLAGS-} --xla_force_host_platform_device_count=$devices"

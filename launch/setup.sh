@@ -19,6 +19,7 @@ fi
 stamp=.venv/.installed-$extras
 if [ ! -f "$stamp" ] || [ setup.cfg -nt "$stamp" ]; then
   echo "installing tokenrec_jax[$extras] into .venv"
-  python -m pip install --quiet --disable-pip-version-check --editable ".[$extras]"
+  # Python compiles what it imports; all that is installed would take a minute.
+  python -m pip install --quiet --disable-pip-version-check --no-compile --editable ".[$extras]"
   touch "$stamp"
 fi

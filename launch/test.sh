@@ -5,7 +5,7 @@ set -euo pipefail
 . "$(dirname "$0")/setup.sh" demo,dev,gguf,serve,portable,report
 # PyTorch is only compared with. The pinned CPU build is not on every index; without it the parity tests skip.
 if ! python -c 'import torch' 2>/dev/null; then
-  python -m pip install --quiet --disable-pip-version-check --editable '.[parity]' ||
+  python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[parity]' ||
     echo "no CPU build of PyTorch on the configured indexes: the parity tests will be skipped"
 fi
 ruff check .

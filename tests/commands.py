@@ -12,8 +12,9 @@ from tests.conftest import REPOSITORY
 #: imported, no flag defined and no device asked for.
 _MANY = """
 import json, os, runpy, sys, tempfile, traceback
-from experiments import cli
+from experiments import cli, training
 from tokenrec_jax import recommender
+from transformers import AutoTokenizer
 
 def run(module, arguments):
     sys.argv = [f"experiments/{module}.py", *arguments]

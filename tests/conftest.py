@@ -1,5 +1,6 @@
 """Shared fixtures. Real research data lies beside the checkout for some of us; tests that use it skip without it."""
 
+import gc
 import os
 import pathlib
 
@@ -21,12 +22,18 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST_COMPILATION}
 import jax  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Traces make many objects and few cycles.
+gc.set_threshold(20_000, 20, 20)
+
+#: Files that take a minute without a test that is slow by itself.
+_LONG = ("test_end_to_end.py", "test_recommender.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests come first: workers take whole files in order, and the last ones should be short."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    """The longest files come first: workers take whole files in order, and the last ones should be short."""
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    long |= {item.path for item in items if item.path.parent.name == "training" or item.path.name in _LONG}
+    items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture(scope="session")

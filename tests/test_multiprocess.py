@@ -160,7 +160,7 @@ def training(folder: pathlib.Path, name: str) -> list[str]:
         "--config=experiments/configs/tiny.py", f"--workdir={folder}/{name}", f"--config.data.cache_dir={folder}/cache",
         "--config.stages=collaborative,joint", "--config.train.steps=8", "--config.train.batch_size=32",
         "--config.train.log_every=2", "--config.train.checkpoint_every=4", "--config.data.history_buckets=(12,)",
-        "--config.data.synthetic_items=200",
+        "--config.data.synthetic_items=200", "--config.evaluation.baselines=false",
     ]  # fmt: skip
 
 

@@ -1,5 +1,8 @@
 """A recommender on several devices, in processes of their own."""
 
+import numpy as np
+import pytest
+
 from tests.subprocesses import run_python
 
 SCRIPT = """
@@ -39,3 +42,52 @@ assert (codes == expected).all()
 
 def test_recommends_to_learned_users_where_tables_are_cut_and_batches_are_not():
     run_python(CUT_TABLES, devices=2)
+
+
+REOPENED = """
+import pathlib, sys
+import jax
+from experiments.configs import tiny
+from experiments.train import run
+from tokenrec_jax.config import MeshConfig
+from tokenrec_jax.export import export
+from tokenrec_jax.portable.artefact import export_portable
+from tokenrec_jax.recommender import Recommender
+from tokenrec_jax.sharding import reopened_mesh
+from tokenrec_jax.training.workdir import Workdir
+
+config, folder = tiny.get_config(), pathlib.Path(sys.argv[1])
+config.mesh, config.train.steps, config.evaluation.baselines = MeshConfig(fsdp=2, tensor=2), 4, False
+config.data.history_buckets, config.data.cache_dir = (), str(folder / "cache")
+workdir = Workdir.start(str(folder / "run"), config)
+run(config, workdir)
+cut, whole = (Recommender.load(str(workdir.path), mesh=mesh) for mesh in (None, MeshConfig()))
+for each, sizes in ((cut, (1, 2, 2)), (whole, (4, 1, 1))):
+    assert tuple(each.retriever.mesh.shape.values()) == sizes
+    embedding = each.model.llm.token_embedding[...]
+    assert embedding.sharding.shard_shape(embedding.shape) == tuple(n // sizes[1] for n in embedding.shape)
+    each.add_interactions([("ann", each.item_ids[0]), ("ann", "new")])
+users = [*cut.user_ids[:5], "ann"]
+found, expected = ([[row.item for row in rows] for rows in each.recommend(users)] for each in (cut, whole))
+assert found == expected, (found, expected)
+for each, name in ((cut, "cut"), (whole, "whole")):
+    export(each, str(folder / name))
+    export_portable(each, str(folder / f"portable-{name}"))
+sizes = {
+    count: tuple(reopened_mesh(MeshConfig(fsdp=4, tensor=2), jax.devices()[:count]).shape.values())
+    for count in (1, 2, 3, 4)
+}
+assert sizes == {1: (1, 1, 1), 2: (1, 1, 2), 3: (3, 1, 1), 4: (1, 2, 2)}, sizes
+"""
+
+
+@pytest.mark.slow
+def test_a_run_is_opened_as_it_was_cut(tmp_path):
+    run_python(REOPENED, str(tmp_path), devices=4)
+    cut, whole = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("cut", "whole"))
+    assert cut == whole
+    # Vectors follow the addition; their sums come in another order.
+    cut, whole = (np.load(tmp_path / f"portable-{name}" / "weights.npz") for name in ("cut", "whole"))
+    assert cut.files == whole.files
+    for name in cut.files:
+        np.testing.assert_allclose(cut[name], whole[name], atol=1e-5, err_msg=name)

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool
 
 from tokenrec_jax.answers import Added, Explanation, Neighbour, Recommendation
-from tokenrec_jax.config import Config
+from tokenrec_jax.config import Config, MeshConfig
 from tokenrec_jax.data.interactions import Interactions, training_part
 from tokenrec_jax.evaluation.evaluator import ScoreFunction
 from tokenrec_jax.explaining import explanation
@@ -76,7 +76,7 @@ class Recommender:
         self._state = self._make_state(catalogue, params, buffers, None)
 
     @classmethod
-    def load(cls, path: str, *, headroom: float = 0.25) -> "Recommender":
+    def load(cls, path: str, *, headroom: float = 0.25, mesh: MeshConfig | None = None) -> "Recommender":
         """Loads a finished run from its working directory onto all devices.
 
         With `evaluation.graph=known` vectors and codes follow what the run was validated and tested with.
@@ -84,11 +84,12 @@ class Recommender:
         Args:
           path: the directory.
           headroom: see the constructor.
+          mesh: layout of the devices; None: that of the training, as far as their number allows.
 
         Raises:
-          ConfigError: there is no finished run.
+          ConfigError: there is no finished run, or the mesh is not one of these devices.
         """
-        run = FinishedRun.open(path)
+        run = FinishedRun.open(path, mesh=mesh)
         buffers, graph = run.newest()
         return cls(
             run.interactions,

@@ -83,6 +83,18 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     )
 
 
+def reopened_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
+    """Returns a mesh over all devices to open a run on: cut as the run's was, as far as their number allows.
+
+    Args:
+      config: the mesh that the run was trained on.
+      devices: of this mesh; None: all.
+    """
+    count = len(jax.devices() if devices is None else devices)
+    tensor = math.gcd(config.tensor, count)
+    return make_mesh(MeshConfig(fsdp=math.gcd(config.fsdp, count // tensor), tensor=tensor), devices)
+
+
 def state_shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
     """Returns a tree of shardings for a tree of arrays or shapes.
 

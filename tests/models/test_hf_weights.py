@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import pathlib
 
 import jax
@@ -306,10 +307,10 @@ def test_a_large_model_is_never_in_memory_twice(tmp_path, devices):
     files: dict[str, dict[str, tuple[int, ...]]] = {}
     for key, path in hf_weights.key_table(config).items():
         files.setdefault(f"model-{path[1] if path[0] == 'layers' else 'rest'}.safetensors", {})[key] = transposed[path]
-    rng, size = np.random.default_rng(0), 0
+    block, size = np.random.default_rng(0).standard_normal(2**22, np.float32), 0
     (tmp_path / "large").mkdir()
     for name, tensors in files.items():
-        values = {key: rng.standard_normal(shape, np.float32) for key, shape in tensors.items()}
+        values = {key: block[: math.prod(shape)].reshape(shape) for key, shape in tensors.items()}
         size += sum(value.nbytes for value in values.values())
         safetensors.numpy.save_file(values, tmp_path / "large" / name)
     weight_map = {key: name for name, tensors in files.items() for key in tensors}

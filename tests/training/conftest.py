@@ -30,7 +30,7 @@ class Setup:
 
     def state(self, stage: Stage) -> TrainState:
         """Returns a state at the start of a stage, after that of TOKENIZER, whose codebooks are only fitted."""
-        return self._begin(jax.tree.map(jnp.copy, self._fitted), stage)
+        return self._begin(_copy(self._fitted), stage)
 
     @functools.cached_property
     def _fitted(self) -> TrainState:
@@ -43,6 +43,10 @@ class Setup:
         return begin_stage(
             state, self.built.graph, definition=self.built.definition, config=self.config, stage=stage, mesh=self.mesh
         )
+
+
+#: One program a layout, not one an array.
+_copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state))
 
 
 def make_setup(config: Config, devices: list[jax.Device] | None = None) -> Setup:

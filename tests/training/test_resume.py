@@ -93,8 +93,8 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path):
     command = [
         sys.executable, "-m", "experiments.train", "--config=experiments/configs/tiny.py",
         f"--workdir={tmp_path}/run", f"--config.data.cache_dir={tmp_path}/cache", "--config.stages=collaborative",
-        "--config.train.steps=4000", "--config.train.collaborative.eval_every=0",
-        "--config.train.checkpoint_every=1000000", "--config.train.log_every=20",
+        "--config.train.steps=1500", "--config.train.collaborative.eval_every=0",
+        "--config.train.checkpoint_every=1000000", "--config.train.log_every=20", "--config.evaluation.baselines=false",
     ]  # fmt: skip
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True)

@@ -23,7 +23,7 @@ interactions = synthetic_interactions(name="synthetic", num_users=60, num_items=
 for mesh in json.loads(sys.argv[2]):
     config = tiny.get_config(sys.argv[1])
     config.mesh = MeshConfig(*mesh)
-    config.data.history_buckets = ()
+    config.data.history_buckets, config.evaluation.batch_size = (), 16
     config.llm.item_residual = config.llm.item_vectors_at_input = True
     if sys.argv[1] != "tiny":
         config.llm.objective, config.llm.user_tokens, config.llm.tuning = "dense", "none", "lora"
@@ -42,7 +42,7 @@ for mesh in json.loads(sys.argv[2]):
     recommender = Recommender(
         interactions, config=config, mesh=setup.mesh, retriever=retriever, params=state.params, buffers=state.buffers
     )
-    best = recommender.recommend(interactions.user_ids[:20], k=5)
+    best = recommender.recommend(interactions.user_ids[:16], k=5)
     found["items"] = [[r.item for r in row] for row in best]
     print(json.dumps(found))
 """

@@ -6,7 +6,7 @@ from jax.sharding import Mesh
 
 from tokenrec_jax.config import Config, MeshConfig
 from tokenrec_jax.data.interactions import Interactions, training_part
-from tokenrec_jax.sharding import make_mesh
+from tokenrec_jax.sharding import make_mesh, reopened_mesh
 from tokenrec_jax.training.build import BuiltModel, build_model
 from tokenrec_jax.training.checkpoint import FINAL, CheckpointStore
 from tokenrec_jax.training.known import buffers_among
@@ -22,7 +22,7 @@ class FinishedRun:
     Attributes:
       config: of the run.
       interactions: whole histories, held-out items included, in the order of its protocol.
-      mesh: all devices of this process, whatever the run's were.
+      mesh: all devices, as many as there are now.
       built: definition of the model.
       params: of the trained model.
       buffers: its other arrays.
@@ -36,16 +36,20 @@ class FinishedRun:
     buffers: Params
 
     @classmethod
-    def open(cls, path: str, *, flag: str = "--workdir", trained: Stage = Stage.LLM) -> "FinishedRun":
+    def open(
+        cls, path: str, *, flag: str = "--workdir", trained: Stage = Stage.LLM, mesh: MeshConfig | None = None
+    ) -> "FinishedRun":
         """Loads a run, which a flag named, onto all devices.
 
         Args:
           path: of its directory.
           flag: for messages.
           trained: the stage whose outcome is wanted; a run of stage joint, which trains everything, will do.
+          mesh: layout of the devices; None: parameters are cut as they were in training, as far as the number of
+            devices allows, so that what fits in no device is opened where it was trained.
 
         Raises:
-          ConfigError: there is no finished run, or it left that stage out.
+          ConfigError: there is no finished run, it left that stage out, or the mesh is not one of these devices.
         """
         workdir = Workdir.open_finished(path, flag=flag)
         config = workdir.config()
@@ -54,14 +58,14 @@ class FinishedRun:
                 f"{flag}={path}: was trained in stages {','.join(config.stages)}, without {trained}; give a run with it"
             )
         interactions = workdir.interactions()
-        mesh = make_mesh(MeshConfig())
+        devices = reopened_mesh(config.mesh) if mesh is None else make_mesh(mesh)
         built = build_model(
-            config, training_part(interactions, config.evaluation), mesh=mesh, saved=workdir.language_model
+            config, training_part(interactions, config.evaluation), mesh=devices, saved=workdir.language_model
         )
         store = CheckpointStore(workdir.path)
-        model = store.restore_model(FINAL, abstract_model(built.definition, mesh))
+        model = store.restore_model(FINAL, abstract_model(built.definition, devices))
         store.close()
-        return cls(config, interactions, mesh, built, params=model["params"], buffers=model["buffers"])
+        return cls(config, interactions, devices, built, params=model["params"], buffers=model["buffers"])
 
     def newest(self) -> tuple[Params, Interactions]:
         """Returns the buffers to recommend with now that the run is over, and the interactions that they rest on.
