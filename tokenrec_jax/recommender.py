@@ -237,8 +237,9 @@ class Recommender:
         self,
         items: Sequence[str],
         *,
-        titles: Sequence[str] | None = None,
+        titles: Sequence[str | None] | None = None,
         attributes: Sequence[Sequence[str] | None] | None = None,
+        texts: Sequence[str | None] | None = None,
     ) -> tuple[str, ...]:
         """Adds items that nobody has touched yet: what is known of them stands for what users would do with them.
 
@@ -249,6 +250,7 @@ class Recommender:
           items: original ids; those that are known already stay as they are.
           titles: of the items.
           attributes: their categorical values, in the words of the run's data.
+          texts: what the run's data says in its columns of text (`data.text_columns`).
 
         Returns the ids that are new.
 
@@ -259,7 +261,7 @@ class Recommender:
             raise DataError(
                 "add_items: the run knows no content of items; allowed after llm.item_features or llm.item_text"
             )
-        given = read_items(items, titles=titles, attributes=attributes)
+        given = read_items(items, titles=titles, attributes=attributes, texts=texts)
         before, after = self._grow(lambda catalogue: catalogue.with_items(given))
         return tuple(after.item_map.ids[before.num_items : after.num_items])
 

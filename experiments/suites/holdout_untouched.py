@@ -6,7 +6,6 @@ Read `measure_untouched`.
 from typing import Any
 
 import numpy as np
-from absl import logging
 
 from experiments.suites.holdout_ranks import rank_last, report
 from experiments.suites.holdout_split import HeldOut
@@ -23,8 +22,7 @@ def measure_untouched(recommender: Recommender, part: HeldOut, *, config: Config
 
     Every interaction of a user of the training with such an item is a target, ranked against the whole catalogue after
     what the user had before it: three items or more, the target among them. Those that are the last of their users are
-    counted apart, too: the protocol of everything else. `Recommender.add_items` takes no texts, so of the columns of
-    `data.text_columns` nothing is read, while `llm.item_text` has learned from them: a log line says so.
+    counted apart, too: the protocol of everything else.
 
     Args:
       recommender: of the run that was trained without them; they are added to it.
@@ -38,14 +36,9 @@ def measure_untouched(recommender: Recommender, part: HeldOut, *, config: Config
         return None
     whole = part.whole
     items = part.items.tolist()
-    titles, attributes = whole.item_titles, whole.item_attributes
-    if recommender.built.text is not None and whole.item_texts is not None:
-        logging.warning("untouched items are read by titles and values alone: add_items takes no data.text_columns")
-    recommender.add_items(
-        [whole.item_ids[item] for item in items],
-        titles=None if titles is None else [titles[item] for item in items],
-        attributes=None if attributes is None else [attributes[item] for item in items],
-    )
+    said = {"titles": whole.item_titles, "attributes": whole.item_attributes, "texts": whole.item_texts}
+    columns = {name: column and [column[item] for item in items] for name, column in said.items()}
+    recommender.add_items([whole.item_ids[item] for item in items], **columns)
     user_rows = {user: row for row, user in enumerate(recommender.user_ids)}
     item_rows = {item: row for row, item in enumerate(recommender.item_ids)}
     lengths = np.diff(whole.indptr)

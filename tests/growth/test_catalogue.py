@@ -92,16 +92,23 @@ def test_a_title_that_comes_later_is_news_and_the_first_one_stays():
 
 
 def test_items_that_are_known_keep_what_is_said_of_them():
-    items = read_items(["x", "a"], titles=["Ex", "A"], attributes=[("new",), ("red",)])
+    items = read_items(["x", "a"], titles=["Ex", "A"], attributes=[("new",), ("red",)], texts=["of x", "of a"])
     grown = of_run().with_items(items)
     assert grown.titles == ["", "", "", "", "Ex"] and grown.attributes == [(), (), (), (), ("new",)]
+    assert grown.interactions.item_texts == ("", "", "", "", "of x")
+    grown.forget_later()
+    again = grown.with_items(read_items(["y"], texts=["of y"]))
+    assert again.texts == ["", "", "", "", "of x", "of y"]
 
 
-def test_new_items_have_no_text():
+def test_texts_of_new_items_are_those_that_came_with_them():
     run = dataclasses.replace(of_run().run, item_texts=("soft", "", "", "red"))
-    grown = add(Catalogue.of_run(run, graph=run), ("w", "x", 1, "Ex")).interactions
-    assert grown.item_texts == ("soft", "", "", "red", "")
-    assert grown.texts()[-1] == "Ex"
+    grown = add(Catalogue.of_run(run, graph=run), ("w", "x", 1, "Ex"))
+    grown = grown.with_items(read_items(["y"], titles=["Why"], texts=["hard"]))
+    assert grown.interactions.item_texts == ("soft", "", "", "red", "", "hard")
+    assert grown.interactions.texts()[-2:] == grown.texts_of_new()
+    first, second = grown.texts_of_new()
+    assert first == "Ex" and "Why" in second and "hard" in second
 
 
 def test_older_catalogues_do_not_see_what_came_later():

@@ -50,19 +50,24 @@ def test_what_is_no_table_is_one_line(name):
     [
         ({"items": "sku10"}, "items is 'sku10'; allowed is a list of ids"),
         ({"items": ["a", ""]}, "item is ''; ids are text or whole numbers"),
-        ({"items": ["a"], "titles": ["A", "B"]}, "columns have lengths [1, 2]"),
+        ({"items": ["a"], "titles": ["A", "B"]}, "columns have lengths {'items': 1, 'titles': 2"),
         ({"items": ["a"], "titles": [5]}, "row 0: title is 5"),
+        ({"items": ["a"], "titles": "A"}, "titles is 'A'; allowed is a list with one for each item"),
+        ({"items": ["a"], "texts": {"a": "soft"}}, "texts is {'a': 'soft'}; allowed is a list"),
+        ({"items": ["a"], "texts": [5]}, "row 0: text is 5; texts are text"),
+        ({"items": [], "titles": []} | {"texts": ["a"]}, "columns have lengths"),
         ({"items": ["a"], "attributes": ["red"]}, "row 0: attributes are 'red'; allowed are lists of texts"),
         ({"items": ["a", "b"], "attributes": [None, "red"]}, "row 1: attributes are 'red'"),
     ],
 )
 def test_what_is_no_list_of_items_is_one_line(given, message):
     with pytest.raises(DataError) as error:
-        read_items(**({"titles": None, "attributes": None} | given))
+        read_items(**given)
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_items_may_lack_titles_and_attributes():
-    items = read_items(("a", 2), titles=None, attributes=[None, ("red",)])
+def test_items_may_lack_titles_and_attributes_and_texts():
+    items = read_items(("a", 2), attributes=[None, ("red",)], texts=np.array(["soft", None]))
     assert (items.items, items.titles, items.attributes) == (["a", "2"], ["", ""], [(), ("red",)])
+    assert items.texts == ["soft", ""] and read_items(["a"]).texts == [""]
     assert read_ids((name for name in "ab"), "items", each="item") == ["a", "b"]

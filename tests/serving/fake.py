@@ -4,16 +4,17 @@ import threading
 import time
 
 from tokenrec_jax.answers import Explanation, Neighbour, Recommendation
-from tokenrec_jax.types import DataError
+from tokenrec_jax.types import ConfigError, DataError
 
 
 class FakeRecommender:
-    """Keeps to `protocol.Recommends`; `calls` has the arguments of every `recommend`."""
+    """Keeps to `protocol.Recommends`; `calls` has what each `recommend` was given, `said` the content of new items."""
 
     def __init__(self, *, num_users: int = 20, num_items: int = 40, seconds: float = 0.0):
         self.seconds = seconds
         self.calls: list[dict] = []
         self.additions = 0
+        self.said: list[tuple] = []
         self._titles = {f"i{n}": f"Thing {n} of Ångström" for n in range(num_items)}
         self._removed: set[str] = set()
         self._histories = {f"u{n}": [f"i{(n + step) % num_items}" for step in range(3)] for n in range(num_users)}
@@ -68,6 +69,16 @@ class FakeRecommender:
                 history = self._histories.setdefault(user, [])
                 if item not in history:
                     history.append(item)
+
+    def add_items(self, items, *, titles, attributes, texts):
+        if "refused" in items:
+            raise DataError("add_items: item 'refused' is refused")
+        if "unread" in items:
+            raise ConfigError("llm.item_text=gone: no such model")
+        with self._lock:
+            self.said += zip(items, attributes, texts, strict=True)
+            for item, title in zip(items, titles, strict=True):
+                self._titles.setdefault(item, title or "")
 
     def remove_items(self, ids):
         with self._lock:

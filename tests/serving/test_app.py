@@ -75,6 +75,43 @@ def test_lists(client):
     }  # fmt: skip
 
 
+def test_items_that_nobody_has_touched(client, engine):
+    told = [
+        {"item": "n1", "title": "Nice", "attributes": ["brand=A", "red"], "text": "Softer."},
+        {"item": "n2"},
+        {"item": "i3", "title": "Not this one"},
+    ]
+    assert client.post("/items", json={"items": told}).json() == {"accepted": 3, "sequence": 1}
+    assert engine.recommender.said == [("n1", ("brand=A", "red"), "Softer."), ("n2", (), None), ("i3", (), None)]
+    assert client.get("/items?query=nice").json() == {"items": [{"item": "n1", "title": "Nice"}], "total": 42}
+    assert {"n1", "n2"} <= set(recommended(client, user="u0", k=50))
+    assert client.get("/items?query=i3&limit=1").json()["items"][0]["title"] == "Thing 3 of Ångström"
+    assert client.delete("/items/n1").json()["accepted"] == 1
+    assert "n1" not in recommended(client, user="u0", k=50)
+    assert b'tokenrec_events_total{kind="item"} 3.0' in client.get("/metrics").content
+    # What is refused is not in the log, and another server that reads the log has the same.
+    failure(client.post("/items", json={"items": [{"item": "n3"}, {"item": "refused"}]}), 422)
+    assert "no such model" in failure(client.post("/items", json={"items": [{"item": "n3"}, {"item": "unread"}]}), 503)
+    engine.log.close()
+    again = make_engine(engine.log.path.parent)
+    assert again.recommender.said == engine.recommender.said
+    assert again.recommender.item_ids == engine.recommender.item_ids
+    again.log.close()
+
+
+@pytest.mark.parametrize(
+    ("item", "part"),
+    [
+        ({}, "item"), ({"item": ""}, "item"), ({"item": "n", "attributes": "red"}, "attributes"),
+        ({"item": "n", "attributes": [None]}, "attributes.0"), ({"item": "n", "text": 5}, "text"),
+        ({"item": "n", "title": "t" * 1001}, "title"), ({"item": "n", "price": 5}, "price"),
+    ],
+)  # fmt: skip
+def test_bad_items_are_422_and_name_the_place(client, engine, item, part):
+    assert f"body.items.1.{part}" in failure(client.post("/items", json={"items": [{"item": "n0"}, item]}), 422)
+    assert not engine.catalogue.has_item("n0") and engine.log.sequence == 0
+
+
 def test_a_removed_item_is_not_recommended(client):
     assert client.delete("/items/i3").json() == {"accepted": 1, "sequence": 1}
     assert recommended(client, user="u0", k=2) == ["i4", "i5"]

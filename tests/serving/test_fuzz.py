@@ -11,8 +11,8 @@ hypothesis = pytest.importorskip("hypothesis")
 
 ROUTES = [
     ("POST", "/recommend"), ("GET", "/explain"), ("GET", "/items"), ("GET", "/users"),
-    ("GET", "/users/{user}/history"), ("POST", "/interactions"), ("DELETE", "/items/{item}"), ("PUT", "/items/{item}"),
-    ("GET", "/health"), ("GET", "/metrics"),
+    ("GET", "/users/{user}/history"), ("POST", "/interactions"), ("POST", "/items"), ("DELETE", "/items/{item}"),
+    ("PUT", "/items/{item}"), ("GET", "/health"), ("GET", "/metrics"),
 ]  # fmt: skip
 
 

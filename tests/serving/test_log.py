@@ -4,10 +4,13 @@ import os
 
 import pytest
 
-from tokenrec_jax.serving.log import Add, InteractionLog, LogError, Remove, Restore
+from tokenrec_jax.serving.log import Add, AddItem, InteractionLog, LogError, Remove, Restore
 from tokenrec_jax.types import ConfigError, DataError
 
-EVENTS = [Add("u", "i", 5, "Ångström\n\u2028"), Remove("i"), Add("\ud800", 'a"b'), Restore("i")]
+EVENTS = [
+    Add("u", "i", 5, "Ångström\n\u2028"), Remove("i"), Add("\ud800", 'a"b'), Restore("i"), AddItem("j"),
+    AddItem("k", "Kay", ("red", "brand=\u2028"), "Soft.\n"),
+]  # fmt: skip
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ Read `Catalogue.with_rows`: it is what happens to interactions that are added. V
 import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -70,7 +71,7 @@ class Catalogue:
     Attributes:
       run: the data set of the run.
       user_map, item_map: original ids; the first `num_users` and `num_items` of them count.
-      titles, attributes: of the items, empty where unknown; shared like the maps.
+      titles, attributes, texts: of the items, empty where unknown; shared like the maps.
       indptr, items, times: histories, oldest first; seconds since 1970, 0 where unknown.
       edge_users, edge_items: interactions of the graph, those of the run first, then the others as they came.
       removed: items that are never recommended.
@@ -81,6 +82,7 @@ class Catalogue:
     item_map: IdMap
     titles: list[str]
     attributes: list[tuple[str, ...]]
+    texts: list[str]
     num_users: int
     num_items: int
     indptr: Int[np.ndarray, " users_plus_one"]
@@ -99,6 +101,7 @@ class Catalogue:
             item_map=IdMap(run.item_ids, kind="item", source=run.name),
             titles=list(run.item_titles or [""] * run.num_items),
             attributes=list(run.item_attributes or [()] * run.num_items),
+            texts=list(run.item_texts or [""] * run.num_items),
             num_users=run.num_users,
             num_items=run.num_items,
             indptr=run.indptr.astype(np.int64),
@@ -112,8 +115,7 @@ class Catalogue:
     @functools.cached_property
     def interactions(self) -> Interactions:
         """Everything as one data set, in the rows of the tables. New users may have fewer than three interactions."""
-        titles, attributes = tuple(self.titles[: self.num_items]), tuple(self.attributes[: self.num_items])
-        texts = self.run.item_texts
+        titles, attributes, texts = (tuple(each[: self.num_items]) for each in self._said)
         return dataclasses.replace(
             self.run,
             indptr=self.indptr,
@@ -123,14 +125,12 @@ class Catalogue:
             timestamps=None if self.run.timestamps is None else self.times,
             item_titles=titles if any(titles) or self.run.item_titles is not None else None,
             item_attributes=attributes if any(attributes) or self.run.item_attributes is not None else None,
-            item_texts=texts and texts + ("",) * (self.num_items - len(texts)),
+            item_texts=texts if any(texts) or self.run.item_texts is not None else None,
         )
 
     def texts_of_new(self) -> list[str]:
         """Returns what is known in words of each item that the run does not know; see `Interactions.texts`."""
-        new = slice(self.run.num_items, self.num_items)
-        titles = self.titles[new]
-        return in_words(titles, self.attributes[new], [""] * len(titles))
+        return in_words(*(each[self.run.num_items : self.num_items] for each in self._said))
 
     def history(self, user: int) -> Int[np.ndarray, " history"]:
         """Returns a view of a user's items, oldest first."""
@@ -171,7 +171,7 @@ class Catalogue:
         """
         users, items = self.user_map.add(rows.users), self.item_map.add(rows.items)
         num_users, num_items = len(self.user_map.ids), len(self.item_map.ids)
-        named = self._describe(items, titles=rows.titles, attributes=[()] * len(items))
+        named = self._describe(items, rows.titles)
         new = self._are_new(users, items, stride=num_items)
         if not new.any():
             # Not itself: what is read of titles belongs to them.
@@ -201,31 +201,31 @@ class Catalogue:
             return self
         # Known ones stay as they are.
         new = np.flatnonzero(rows >= self.num_items).tolist()
-        titles, attributes = [items.titles[at] for at in new], [items.attributes[at] for at in new]
-        self._describe(rows[new], titles=titles, attributes=attributes)
+        self._describe(rows[new], *([each[at] for at in new] for each in (items.titles, items.attributes, items.texts)))
         removed = np.pad(self.removed, (0, num_items - self.num_items))
         return dataclasses.replace(self, num_items=num_items, removed=removed)
 
-    def _describe(
-        self, items: Int[np.ndarray, " rows"], *, titles: Sequence[str], attributes: Sequence[tuple[str, ...]]
-    ) -> bool:
-        """Keeps what is said of items first; returns whether anything was."""
-        new = len(self.item_map.ids) - len(self.titles)
-        self.titles.extend([""] * new)
-        self.attributes.extend([()] * new)
-        said = False
-        for item, title, values in zip(items.tolist(), titles, attributes, strict=True):
-            said |= bool(title and not self.titles[item]) or bool(values and not self.attributes[item])
-            self.titles[item] = self.titles[item] or title
-            self.attributes[item] = self.attributes[item] or values
-        return said
+    @property
+    def _said(self) -> tuple[list[str], list[tuple[str, ...]], list[str]]:
+        return self.titles, self.attributes, self.texts
+
+    def _describe(self, items: Int[np.ndarray, " rows"], *given: Sequence[Any]) -> bool:
+        """Keeps what is said of items first: titles, then attributes and texts; returns whether anything was."""
+        for kept, nothing in zip(self._said, ("", (), ""), strict=True):
+            kept.extend([nothing] * (len(self.item_map.ids) - len(kept)))
+        news = False
+        for kept, column in zip(self._said, given, strict=False):
+            for item, value in zip(items.tolist(), column, strict=True):
+                if value and not kept[item]:
+                    kept[item], news = value, True
+        return news
 
     def forget_later(self) -> None:
         """Undoes what catalogues made from this one have left in the shared maps; for additions that failed."""
         self.user_map.truncate(self.num_users)
         self.item_map.truncate(self.num_items)
-        del self.titles[self.num_items :]
-        del self.attributes[self.num_items :]
+        for kept in self._said:
+            del kept[self.num_items :]
 
     def _are_new(
         self, users: Int[np.ndarray, " rows"], items: Int[np.ndarray, " rows"], *, stride: int

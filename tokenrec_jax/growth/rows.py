@@ -49,7 +49,7 @@ def read_rows(table: Any) -> Rows:
         users=[read_id(value, f"row {row}: user") for row, value in enumerate(users)],
         items=[read_id(value, f"row {row}: item") for row, value in enumerate(items)],
         timestamps=np.array([_timestamp(value, row) for row, value in enumerate(timestamps)], np.float64),
-        titles=[_title(value, row) for row, value in enumerate(titles)],
+        titles=[_text(value, row, name="title") for row, value in enumerate(titles)],
     )
 
 
@@ -61,29 +61,38 @@ class Items:
       items: original ids.
       titles: "" where not given.
       attributes: categorical values, in the words of the run's data; empty where not given.
+      texts: what else is written of them, "" where not given.
     """
 
     items: list[str]
     titles: list[str]
     attributes: list[tuple[str, ...]]
+    texts: list[str]
 
 
 def read_items(
-    items: Sequence[Any], *, titles: Sequence[Any] | None, attributes: Sequence[Sequence[str] | None] | None
+    items: Sequence[Any],
+    *,
+    titles: Iterable[Any] | None = None,
+    attributes: Iterable[Any] | None = None,
+    texts: Iterable[Any] | None = None,
 ) -> Items:
     """Returns the arguments of `Recommender.add_items` as columns.
 
     Raises:
-      DataError: an id, a title or a value is not what it should be, or the columns differ in length.
+      DataError: an id, a title, a value or a text is not what it should be, or the columns differ in length.
     """
     names = read_ids(items, "items", each="item")
-    lengths = [len(column) for column in (names, titles, attributes) if column is not None]
-    if len(set(lengths)) > 1:
+    given = {"titles": titles, "attributes": attributes, "texts": texts}
+    columns = {name: [None] * len(names) if column is None else _column(column, name) for name, column in given.items()}
+    lengths = {"items": len(names)} | {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
         raise DataError(f"items: columns have lengths {lengths}; allowed is one length for all")
     return Items(
         items=names,
-        titles=[_title(value, row) for row, value in enumerate(titles or [None] * len(names))],
-        attributes=[_attributes(values, row) for row, values in enumerate(attributes or [None] * len(names))],
+        titles=[_text(value, row, name="title") for row, value in enumerate(columns["titles"])],
+        attributes=[_attributes(values, row) for row, values in enumerate(columns["attributes"])],
+        texts=[_text(value, row, name="text") for row, value in enumerate(columns["texts"])],
     )
 
 
@@ -116,6 +125,12 @@ def read_ids(values: Iterable[Any], what: str, *, each: str) -> list[str]:
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
         raise DataError(f"{what} is {values!r}; allowed is a list of ids")
     return [read_id(value, each) for value in values]
+
+
+def _column(values: Any, name: str) -> list[Any]:
+    if isinstance(values, str | bytes | Mapping | Set) or not isinstance(values, Iterable):
+        raise DataError(f"items: {name} is {values!r}; allowed is a list with one for each item")
+    return list(values)
 
 
 def _from_columns(table: Mapping[str, Any]) -> list[Sequence[Any]]:
@@ -166,9 +181,9 @@ def _attributes(values: Any, row: int) -> tuple[str, ...]:
     return given
 
 
-def _title(value: Any, row: int) -> str:
+def _text(value: Any, row: int, *, name: str) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if not isinstance(value, str):
-        raise DataError(f"row {row}: title is {value!r}; titles are text")
+        raise DataError(f"row {row}: {name} is {value!r}; {name}s are text")
     return value

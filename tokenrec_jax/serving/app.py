@@ -21,8 +21,8 @@ from tokenrec_jax.serving.access import Access
 from tokenrec_jax.serving.batcher import Closed, Full
 from tokenrec_jax.serving.engine import Engine
 from tokenrec_jax.serving.guard import Guard
-from tokenrec_jax.serving.log import Add, LogError, Remove, Restore
-from tokenrec_jax.types import DataError
+from tokenrec_jax.serving.log import Add, AddItem, Event, LogError, Remove, Restore
+from tokenrec_jax.types import ConfigError, DataError
 
 #: Seconds after which a client may come again.
 RETRY_AFTER = "1"
@@ -155,10 +155,18 @@ def _changes(engine: Engine) -> APIRouter:
             Add(one.user, one.item, now if one.timestamp is None else one.timestamp, one.title)
             for one in body.interactions
         ]
+        return await take_new(events)
+
+    @router.post("/items", responses=_fails(422, 503))
+    async def add_items(body: wire.NewItems) -> wire.Receipt:
+        """Items that nobody has touched, recommended by what is said of them; needs a run that has learned content."""
+        return await take_new([AddItem(one.item, one.title, tuple(one.attributes), one.text) for one in body.items])
+
+    async def take_new(events: Sequence[Event]) -> wire.Receipt:
         try:
             return wire.Receipt(accepted=len(events), sequence=await engine.record(events))
         except DataError as error:
-            # Not 404: an interaction may name new users and items, so this is something else.
+            # Not 404: what is new may name unknown users and items, so this is something else.
             raise HTTPException(422, str(error)) from None
 
     @router.delete("/items/{item:path}", responses=_fails(404, 422, 503))
@@ -257,7 +265,7 @@ def _say_errors(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(StarletteHTTPException, http)
     app.add_exception_handler(DataError, unknown)
-    for kind in (Full, Closed, LogError):
+    for kind in (Full, Closed, LogError, ConfigError):
         app.add_exception_handler(kind, busy)
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterable, Sequence
 
-from tokenrec_jax.serving.log import Add, Event, Remove, Restore
+from tokenrec_jax.serving.log import Add, AddItem, Event, Remove, Restore
 from tokenrec_jax.serving.protocol import Recommends
 
 
@@ -62,10 +62,14 @@ class Catalogue:
                     if user not in self._users:
                         self._users.add(user)
                         self._new_users[user] = ""
-                    # A new item may get its title with a later interaction.
-                    if item not in self._items or self._new_items.get(item) == "":
-                        title = self._recommender.title(item)
-                        self._items[item] = self._new_items[item] = title
+                    self._name(item)
+                case AddItem(item):
+                    self._name(item)
+
+    def _name(self, item: str) -> None:
+        # A new item may get its title with a later interaction.
+        if item not in self._items or self._new_items.get(item) == "":
+            self._items[item] = self._new_items[item] = self._recommender.title(item)
 
     def find_users(self, text: str, *, limit: int, offset: int = 0) -> list[Named]:
         """Returns users whose id has `text` in it, in the order of the data."""

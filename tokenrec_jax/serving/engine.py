@@ -19,10 +19,10 @@ from absl import logging
 from tokenrec_jax.answers import Recommendation
 from tokenrec_jax.serving.batcher import Batcher, Full, Limits
 from tokenrec_jax.serving.catalogue import Catalogue
-from tokenrec_jax.serving.log import Add, Event, InteractionLog, LogError, Remove, Restore
+from tokenrec_jax.serving.log import Add, AddItem, Event, InteractionLog, LogError, Remove, Restore
 from tokenrec_jax.serving.metrics import Metrics
 from tokenrec_jax.serving.protocol import Recommends
-from tokenrec_jax.types import DataError
+from tokenrec_jax.types import ConfigError, DataError
 
 #: What k is rounded up to, so that few shapes are compiled and more requests share a batch.
 K_STEPS = (16, 64, 256)
@@ -125,6 +125,7 @@ class Engine:
 
         Raises:
           DataError: the recommender refuses them; none of them counts.
+          ConfigError: the language model that should read a text is not there; none of them counts.
           LogError: they are not on the disk yet; tried again, they count once.
           Full, Closed: they are not taken; try again later.
         """
@@ -206,7 +207,7 @@ class Engine:
             raise LogError(self.log.broken)
         if self._unwritten:
             self.log.append(self._unwritten)
-            for kind, name in ((Add, "add"), (Remove, "remove"), (Restore, "restore")):
+            for kind, name in ((Add, "add"), (AddItem, "item"), (Remove, "remove"), (Restore, "restore")):
                 self.metrics.events.labels(name).inc(sum(isinstance(event, kind) for event in self._unwritten))
             self._unwritten = []
         return self.log.sequence
@@ -216,7 +217,7 @@ class Engine:
         try:
             self._apply([event for events in requests for event in events], done=self._unwritten)
             return {}
-        except DataError as error:
+        except (DataError, ConfigError) as error:
             if len(requests) == 1:
                 return {0: error}
         self._unwritten.clear()
@@ -226,7 +227,7 @@ class Engine:
         for number, events in enumerate(requests):
             try:
                 self._apply(events, done=self._unwritten)
-            except DataError as error:
+            except (DataError, ConfigError) as error:
                 refused[number] = error
         return refused
 
@@ -238,12 +239,15 @@ class Engine:
           done: takes what was done, whatever comes after it: the recommender knows it from then on.
 
         Raises:
-          DataError: the recommender refuses one; those of earlier calls are done.
+          DataError, ConfigError: the recommender refuses one, or cannot read it; those of earlier calls are done.
         """
         for kind, group in itertools.groupby(events, key=type):
             same = list(group)
             if kind is Add:
-                self.recommender.add_interactions(_table(same))
+                self.recommender.add_interactions(_columns(same, "user", "item", "timestamp", "title"))
+            elif kind is AddItem:
+                ids, titles, attributes, texts = _columns(same, "item", "title", "attributes", "text").values()
+                self.recommender.add_items(ids, titles=titles, attributes=attributes, texts=texts)
             elif kind is Remove:
                 self.recommender.remove_items([event.item for event in same])
             else:
@@ -260,6 +264,5 @@ def fingerprint(recommender: Recommends) -> str:
     return state.hexdigest()[:32]
 
 
-def _table(events: Sequence[Any]) -> dict[str, list[Any]]:
-    """Returns columns of interactions."""
-    return {name: [getattr(event, name) for event in events] for name in ("user", "item", "timestamp", "title")}
+def _columns(events: Sequence[Any], *names: str) -> dict[str, list[Any]]:
+    return {name: [getattr(event, name) for event in events] for name in names}

@@ -4,6 +4,7 @@ A line is one JSON object, written and fsynced as a whole before the next one is
 
   {"seq":0,"format":1,"run":"...","crc":"1f2e3d4c"}             the first line: which run the log belongs to
   {"seq":1,"events":[["add","user","item",1700000000,"title"],["remove","item"]],"crc":"..."}
+  {"seq":2,"events":[["item","new","title",["brand=A"],"text"]],"crc":"..."}
 
 `crc` is the CRC-32 of the bytes before it. So only the last line can be damaged by a crash: it was never acknowledged,
 and is cut off. Damage anywhere else is an error, never skipped. Nothing here knows what a recommender does with events.
@@ -44,6 +45,23 @@ class Add:
 
 
 @dataclasses.dataclass(frozen=True)
+class AddItem:
+    """An item that nobody has touched; nothing happens where it is known.
+
+    Attributes:
+      item: original id.
+      title: its name, None: none is known.
+      attributes: categorical values, in the words of the run's data.
+      text: what else is written of it, None: nothing.
+    """
+
+    item: str
+    title: str | None = None
+    attributes: tuple[str, ...] = ()
+    text: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Remove:
     """An item that shall not be recommended any more."""
 
@@ -57,7 +75,7 @@ class Restore:
     item: str
 
 
-Event = Add | Remove | Restore
+Event = Add | AddItem | Remove | Restore
 
 
 class LogError(Exception):
@@ -244,6 +262,8 @@ def _to_json(event: Event) -> list[Any]:
             return ["remove", item]
         case Restore(item):
             return ["restore", item]
+        case AddItem(item, title, attributes, text):
+            return ["item", item, title, list(attributes), text]
     return ["add", event.user, event.item, event.timestamp, event.title]
 
 
@@ -255,7 +275,9 @@ def _to_event(fields: list[Any], *, path: pathlib.Path, number: int) -> Event:
             return Remove(item)
         case ["restore", str(item)]:
             return Restore(item)
-    raise DataError(f"{path}:{number}: event {fields[:1]}; this version knows add, remove and restore")
+        case ["item", str(item), title, list(attributes), text]:
+            return AddItem(item, title, tuple(attributes), text)
+    raise DataError(f"{path}:{number}: event {fields[:1]}; this version knows add, item, remove and restore")
 
 
 def _sync_folder(folder: pathlib.Path) -> None:

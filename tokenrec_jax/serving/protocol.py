@@ -48,6 +48,17 @@ class Recommends(Protocol):
         """Takes columns of new interactions; those that it has already change nothing."""
         ...
 
+    def add_items(
+        self,
+        items: Sequence[str],
+        *,
+        titles: Sequence[str | None] | None = None,
+        attributes: Sequence[Sequence[str] | None] | None = None,
+        texts: Sequence[str | None] | None = None,
+    ) -> Any:
+        """Takes new items and what is said of them; those that it has already stay as they are."""
+        ...
+
     def remove_items(self, ids: Sequence[str]) -> Any:
         """Recommends these items never again; they stay known. Those that are removed already change nothing."""
         ...

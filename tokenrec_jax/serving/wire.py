@@ -8,11 +8,14 @@ MAX_K = 256
 MAX_HISTORY = 1_000
 MAX_FILTER = 1_000
 MAX_INTERACTIONS = 1_000
+MAX_ITEMS = 1_000
+MAX_ATTRIBUTES = 256
 MAX_ID = 256
 #: Seconds; what is later are milliseconds that someone took for seconds.
 MAX_TIMESTAMP = 100_000_000_000
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID)]
+Title = Annotated[str | None, Field(max_length=1_000, description="Name of a new item.")]
 
 
 class _In(BaseModel):
@@ -84,7 +87,7 @@ class Interaction(_In):
     user: Id
     item: Id
     timestamp: Annotated[int | None, Field(ge=0, le=MAX_TIMESTAMP, description="Seconds since 1970; none: now.")] = None
-    title: Annotated[str | None, Field(max_length=1_000, description="Name of a new item.")] = None
+    title: Title = None
 
 
 class Interactions(_In):
@@ -93,10 +96,29 @@ class Interactions(_In):
     interactions: Annotated[list[Interaction], Field(min_length=1, max_length=MAX_INTERACTIONS)]
 
 
+class NewItem(_In):
+    """An item that nobody has touched; one that is known stays as it is."""
+
+    item: Id
+    title: Title = None
+    attributes: Annotated[
+        list[Id], Field(max_length=MAX_ATTRIBUTES, description="Categorical values, in the words of the data.")
+    ] = []
+    text: Annotated[str | None, Field(max_length=100_000, description="What else is written of it.")] = None
+
+
+class NewItems(_In):
+    """Items to recommend from now on."""
+
+    items: Annotated[list[NewItem], Field(min_length=1, max_length=MAX_ITEMS)]
+
+
 class Receipt(BaseModel):
     """What was told is on the disk and in use."""
 
-    accepted: Annotated[int, Field(description="How many interactions or removals; those known before count too.")]
+    accepted: Annotated[
+        int, Field(description="How many interactions, items or removals; those known before count too.")
+    ]
     sequence: Annotated[int, Field(description="Number of the line of the log that holds them.")]
 
 
