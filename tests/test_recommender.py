@@ -295,6 +295,7 @@ ERRORS = {
     "k": (lambda r: r.recommend(["user-1"], k=0), "k is 0; allowed is 1 or more"),
     "one user": (lambda r: r.recommend("user-1"), "users is 'user-1'; allowed is a list of ids"),
     "one item": (lambda r: r.recommend(histories=["item-1"]), "history 0 is 'item-1'; allowed is a list of ids"),
+    "one history": (lambda r: r.recommend(histories="item-1"), "histories is 'item-1'; allowed is a list of lists"),
     "one allowed": (lambda r: r.recommend(["user-1"], filter="item-1"), "filter is 'item-1'; allowed is a list of ids"),
     "one removed": (lambda r: r.remove_items("item-12"), "items is 'item-12'; allowed is a list of ids"),
     "both": (lambda r: r.recommend(["user-1"], histories=[["item-1"]]), "users or histories, exactly one"),

@@ -189,7 +189,9 @@ class Recommender:
             if self._searcher.reads_users:
                 codes = state.codes_of(rows)
         else:
-            read = [catalogue.session(items, number) for number, items in enumerate(histories or ())]
+            if isinstance(histories, str | bytes) or not isinstance(histories, Iterable):
+                raise DataError(f"recommend: histories is {histories!r}; allowed is a list of lists of ids")
+            read = [catalogue.session(items, number) for number, items in enumerate(histories)]
             if self._searcher.reads_users:
                 codes = self._searcher.codes_of_sessions(state, read)
         allowed = self._allowed(state, filter)

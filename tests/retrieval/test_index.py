@@ -65,6 +65,11 @@ def test_an_index_is_a_pytree_and_needs_no_implicit_copy():
     assert jax.device_get(ids).tolist() == [[2]]
 
 
+def test_an_index_of_nothing_is_refused():
+    with pytest.raises(ConfigError, match="vectors: there are none"):
+        ItemIndex.build(np.zeros((0, 4), np.float32), metric="dot")
+
+
 @pytest.mark.parametrize("num_items", [-1, 5])
 def test_num_items_out_of_range(num_items):
     with pytest.raises(ConfigError, match=f"num_items: got {num_items}"):

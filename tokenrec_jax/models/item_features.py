@@ -10,11 +10,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from tokenrec_jax.partitioned import take_rows
+from tokenrec_jax.partitioned import map_rows, take_rows
 from tokenrec_jax.types import PADDING
 
 #: Standard deviation of the first item-space vectors: against unit vectors of the graph they hardly count.
 INIT_STD = 0.01
+#: Elements of the largest table of counts that a device makes of items, values a row.
+COUNTS_AT_ONCE = 1 << 27
 
 
 class ItemFeatures(nnx.Module):
@@ -49,12 +51,15 @@ class ItemFeatures(nnx.Module):
         """Returns the content of items in the item space.
 
         Args:
-          values: numbers of values, right-padded with `PADDING`; None for a model without.
+          values: numbers of values, right-padded with `PADDING`, cut along `ROW_AXES`; None for a model without.
           text: text vectors; None for a model without.
         """
         parts = []
         if values is not None:
-            parts.append(_sum_of_rows(self.value_space[...], values))
+            vectors = self.value_space[...]
+            # Made again in the backward pass of a part; where all items are one part, both are one for the compiler.
+            sums = jax.checkpoint(functools.partial(_sum_of_rows, vectors), prevent_cse=False)
+            parts.append(map_rows(sums, values, at_once=max(1, COUNTS_AT_ONCE // len(vectors))))
         if text is not None:
             parts.append(self.text_space(text))
         return functools.reduce(jnp.add, parts)

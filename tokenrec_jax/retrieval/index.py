@@ -82,6 +82,8 @@ class ItemIndex:
         if storage not in get_args(Storage):
             raise ConfigError(f"storage: got {storage!r}; allowed are {get_args(Storage)}")
         rows = vectors.shape[0]
+        if not rows:
+            raise ConfigError("vectors: there are none; allowed is one item or more")
         count = rows if num_items is None else num_items
         if not 0 <= count <= rows:
             raise ConfigError(f"num_items: got {count}; allowed is 0 to the number of vectors, {rows}")
