@@ -12,7 +12,7 @@ def make_paper() -> Maker:
     return maker("paper")
 
 
-def test_content_stands_for_an_item_that_nobody_has_touched():
+def test_content_stands_for_an_item_that_nobody_has_touched(caplog):
     recommender = maker("ours")()
     group = recommender.interactions.item_attributes[0]
     known = recommender.interactions.num_items
@@ -22,6 +22,8 @@ def test_content_stands_for_an_item_that_nobody_has_touched():
         "new",
         "odd",
     )
+    (told,) = (record.message for record in caplog.records if "new items" in record.message)
+    assert told.startswith("1 of 2 new items say nothing that the run understands, 'odd' is the first; it reads values")
     assert recommender.title("new") == "N" and recommender.interactions.item_attributes[known] == group
     model = recommender.model
     space = np.asarray(model.item_space(model.tables.item_vectors[...]))

@@ -265,7 +265,9 @@ class Recommender:
             )
         given = read_items(items, titles=titles, attributes=attributes, texts=texts)
         before, after = self._grow(lambda catalogue: catalogue.with_items(given))
-        return tuple(after.item_map.ids[before.num_items : after.num_items])
+        new = tuple(after.item_map.ids[before.num_items : after.num_items])
+        self._grower.warn_of_silent(after, new)
+        return new
 
     def _grow(self, change: Callable[[Catalogue], Catalogue]) -> tuple[Catalogue, Catalogue]:
         """Follows up a change of the catalogue in everything that requests read; returns it before and after."""

@@ -5,6 +5,7 @@ Read `Grower.grow`. The arithmetic is in `propagation.py`; ids and histories are
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -29,7 +30,7 @@ from tokenrec_jax.training.item_text import TextMap
 from tokenrec_jax.training.known import counts_follow
 from tokenrec_jax.training.query import make_unread_empty
 from tokenrec_jax.training.state import Params
-from tokenrec_jax.types import ConfigError
+from tokenrec_jax.types import PADDING, ConfigError
 
 #: Vectors move in steps of the root mean square of their table divided by this; see `propagation.moved`.
 STEPS = 256
@@ -269,6 +270,25 @@ class Grower:
             table[first : first + len(rows)] = rows
             grown[name] = put(table, grown[name].sharding)
         return dataclasses.replace(tables, buffers={**tables.buffers, "tables": grown})
+
+    def warn_of_silent(self, catalogue: Catalogue, new: Sequence[str]) -> None:
+        """Warns of those of the newest items of whose content the run understands nothing: they rank by chance."""
+        if not new:
+            return
+        heard = np.zeros(len(new), bool)
+        if self._features is not None:
+            values = catalogue.attributes[catalogue.num_items - len(new) : catalogue.num_items]
+            heard |= (self._features.encode(tuple(values)) != PADDING).any(axis=1)
+        if self._text is not None:
+            heard |= [bool(text) for text in catalogue.texts_of_new()[-len(new) :]]
+        if not heard.all():
+            silent = np.flatnonzero(~heard)
+            reads = [] if self._features is None else [f"values like {self._features.names[0]!r}"]
+            reads += [] if self._text is None else ["text"]
+            logging.warning(
+                "%d of %d new items say nothing that the run understands, %r is the first; it reads %s",
+                len(silent), len(new), new[silent[0]], " and ".join(reads),
+            )  # fmt: skip
 
     def _text_vectors(self, text: TextMap, texts: list[str]) -> Float[np.ndarray, "texts text"]:
         """Returns the vectors of texts; the language model reads only those that never came before."""
