@@ -15,7 +15,7 @@ from ml_collections import config_flags
 from ml_collections.config_flags.config_flags import UnparsedFlagError
 
 from experiments import distributed
-from tokenrec_jax.config import Config
+from tokenrec_jax.config import Config, MeshConfig
 from tokenrec_jax.config_checks import validate
 from tokenrec_jax.types import ConfigError, StoppedError, StorageError, TokenRecError
 
@@ -45,6 +45,24 @@ def define_config(*others: type) -> Callable[[], Any]:
         return config
 
     return read
+
+
+def define_mesh(text: str) -> Callable[[], MeshConfig | None]:
+    """Defines --mesh=DATA,FSDP,TENSOR and returns the function that reads it, None where it is not given."""
+    holder = flags.DEFINE_list("mesh", [], text)
+
+    def read() -> MeshConfig | None:
+        if not holder.value:
+            return None
+        if len(holder.value) != 3 or not all(part.isdecimal() for part in holder.value):
+            raise ConfigError(f"--mesh={','.join(holder.value)}: allowed are three numbers for data, fsdp and tensor")
+        return MeshConfig(*(int(part) for part in holder.value))
+
+    return read
+
+
+#: For mains that open a run.
+OPENED_MESH = "Devices along data, fsdp and tensor; empty: cut as in training, as far as there are devices."
 
 
 def _listed(given: Sequence[object]) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from absl import flags, logging
 
 from experiments import cli
 from tokenrec_jax import ahead_of_time as aot
-from tokenrec_jax.config import Config, MeshConfig
+from tokenrec_jax.config import Config
 from tokenrec_jax.models import llm
 from tokenrec_jax.types import ConfigError
 
@@ -32,7 +32,7 @@ _BATCH = flags.DEFINE_integer("batch", 0, "Examples a step over all chips; 0: th
 _LENGTH = flags.DEFINE_integer("length", 0, "Items of a history; 0: the config's own.")
 _USERS = flags.DEFINE_integer("users", 200_000, "Users.")
 _ITEMS = flags.DEFINE_integer("items", 100_000, "Items.")
-_MESH = flags.DEFINE_list("mesh", [], "Chips along data, fsdp and tensor; empty: the config's own.")
+_MESH = cli.define_mesh("Chips along data, fsdp and tensor; empty: the config's own.")
 _DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "Type of activations.")
 _STEPS = flags.DEFINE_list("steps", ["train", "query", "retrieval"], "Which steps to compile.")
 _SEARCH = flags.DEFINE_bool("search", False, "Find the batch size, and remat policy, that allows the most.")
@@ -46,7 +46,8 @@ def main() -> None:
     if unknown or not _STEPS.value:
         raise ConfigError(f"--steps={','.join(_STEPS.value)}: allowed are {', '.join(aot.STEPS)}")
     config = _config()
-    options = {"topology": _TOPOLOGY.value, "mesh": _mesh(config), "num_users": _USERS.value, "num_items": _ITEMS.value}
+    mesh = _MESH() or config.mesh
+    options = {"topology": _TOPOLOGY.value, "mesh": mesh, "num_users": _USERS.value, "num_items": _ITEMS.value}
     batch = _BATCH.value or config.stage(aot.STAGE).batch_size
     result: dict[str, Any] = {
         "label": aot.LABEL,
@@ -70,8 +71,8 @@ def main() -> None:
         if _TEXTS.value:
             _write(pathlib.Path(_TEXTS.value) / f"{name}.hlo.txt", step.text, flag="--texts")
         result[f"{name}_step"] = aot.step_report(step, target)
-    mesh = " x ".join(f"{axis} {size}" for axis, size in target.mesh.shape.items())
-    print(f"\n{result['llm']} on {_TOPOLOGY.value} ({mesh}), batch {batch}, {_ITEMS.value} items: {aot.LABEL}\n")
+    chips = " x ".join(f"{axis} {size}" for axis, size in target.mesh.shape.items())
+    print(f"\n{result['llm']} on {_TOPOLOGY.value} ({chips}), batch {batch}, {_ITEMS.value} items: {aot.LABEL}\n")
     print(aot.table({name: result[f"{name}_step"] for name in _STEPS.value}))
     if _OUTPUT.value:
         _write(pathlib.Path(_OUTPUT.value), json.dumps(result, indent=2) + "\n", flag="--output")
@@ -88,14 +89,6 @@ def _config() -> Config:
     if _LENGTH.value:
         config.data.max_history, config.data.history_buckets = _LENGTH.value, ()
     return config
-
-
-def _mesh(config: Config) -> MeshConfig:
-    if not _MESH.value:
-        return config.mesh
-    if len(_MESH.value) != 3 or not all(part.isdecimal() for part in _MESH.value):
-        raise ConfigError(f"--mesh={','.join(_MESH.value)}: allowed are three numbers for data, fsdp and tensor")
-    return MeshConfig(*(int(part) for part in _MESH.value))
 
 
 def _write(path: pathlib.Path, text: str, *, flag: str) -> None:

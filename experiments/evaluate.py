@@ -26,6 +26,7 @@ from tokenrec_jax.training.finished import FinishedRun
 from tokenrec_jax.training.workdir import BUILT_ON, Workdir
 from tokenrec_jax.types import ConfigError, Split
 
+_MESH = cli.define_mesh(cli.OPENED_MESH)
 _SPLIT = flags.DEFINE_enum("split", "test", [str(split) for split in Split], "Held-out interactions to rank.")
 _PROMPT = flags.DEFINE_enum("prompt", "seen", ["seen", "unseen"], "Prompt template.")
 _OUTPUT = flags.DEFINE_string("output", "", "Directory to keep metrics and ranks of all held-out splits in.")
@@ -33,7 +34,7 @@ _OUTPUT = flags.DEFINE_string("output", "", "Directory to keep metrics and ranks
 
 def main() -> None:
     """Prints the metrics as JSON, and keeps them if asked to."""
-    run = FinishedRun.open(cli.WORKDIR.value)
+    run = FinishedRun.open(cli.WORKDIR.value, mesh=_MESH())
     config, interactions = run.config, run.interactions
     held_out = held_out_splits(config)
     if _SPLIT.value not in held_out:

@@ -18,6 +18,7 @@ from tokenrec_jax.data.files import content_hash
 from tokenrec_jax.recommender import Recommender
 from tokenrec_jax.types import ConfigError
 
+_MESH = cli.define_mesh(cli.OPENED_MESH)
 _USER = flags.DEFINE_string("user", "", "Original id of the user.")
 _ALL = flags.DEFINE_bool("all", False, "Every user; needs --output.")
 _OUTPUT = flags.DEFINE_string("output", "", "Parquet file to make, with --all.")
@@ -31,7 +32,7 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 0, "Users a batch, with --all; 
 def main() -> None:
     """Prints rank, id, title and score of one user, or writes the file of all."""
     _check_flags()
-    recommender = Recommender.load(cli.WORKDIR.value)
+    recommender = Recommender.load(cli.WORKDIR.value, mesh=_MESH())
     if _ALL.value:
         _write(recommender)
         return

@@ -37,9 +37,10 @@ except ModuleNotFoundError as error:
 #: Seconds that taken requests have when the server ends.
 GRACE = 30
 
+_MESH = cli.define_mesh(cli.OPENED_MESH)
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to listen on.")
 _PORT = flags.DEFINE_integer("port", 8000, "Port to listen on, 0: any free one.", lower_bound=0, upper_bound=65535)
-_STATE = flags.DEFINE_string("state", "", "Directory of the log of interactions, empty: WORKDIR/serving.")
+_STATE = flags.DEFINE_string("state", "", "Directory of the log of what is told, empty: WORKDIR/serving.")
 _BATCH = flags.DEFINE_integer("max_batch", 64, "Most requests that are answered together.", lower_bound=1)
 _WAIT = flags.DEFINE_float("max_wait_ms", 2.0, "Milliseconds that a request waits for company.", lower_bound=0.0)
 _QUEUE = flags.DEFINE_integer("max_queue", 1024, "Most waiting requests; more are answered 503.", lower_bound=1)
@@ -50,7 +51,7 @@ def main() -> None:
     access = Access.of(_HOST.value, key=os.environ.get(KEY_VARIABLE, ""))
     # All that can be wrong with the command line is said before the model is loaded.
     with contextlib.closing(_bound(_HOST.value, _PORT.value)) as listener:
-        recommender = Recommender.load(cli.WORKDIR.value)
+        recommender = Recommender.load(cli.WORKDIR.value, mesh=_MESH())
         folder = pathlib.Path(_STATE.value or pathlib.Path(cli.WORKDIR.value, "serving"))
         log = InteractionLog.open(folder / "interactions.jsonl", run=fingerprint(recommender))
         with contextlib.closing(log):

@@ -191,6 +191,8 @@ FAILURES = {
     "refit of nothing there": ("refit", ["--run={tmp}", "--workdir={tmp}/new"], "--run={tmp}: holds no run"),
     "refit of nothing": ("refit", ["--workdir={tmp}/new"], "--run: not given"),
     "unfinished run": ("evaluate", ["--workdir={tmp}/begun"], "the run has not finished"),
+    "no mesh": ("evaluate", ["--workdir={workdir}", "--mesh=2,1"], "--mesh=2,1: allowed are three numbers"),
+    "other mesh": ("recommend", ["--workdir={workdir}", "--user=c5", "--mesh=1,3,1"], "does not cover 1 devices"),
     "a baseline": ("recommend", ["--workdir={tmp}/rival", "--user=1"], "is a run of the baseline sasrec; allowed are"),
     "no query": ("evaluate", ["--workdir={tmp}/graph"], "graph: was trained in stages collaborative, without llm"),
     "a baseline that cannot be": (

@@ -50,9 +50,15 @@ jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
 
 # On one device and on eight there is a rest that does not fill the last part.
 weights = rng.normal(size=(8, 3)).astype(np.float32)
-parts = lambda table, weights: map_rows(lambda each: jnp.sin(each @ weights), table, at_once=100)
-for each in (jax.jit(parts), jax.jit(on(parts), in_shardings=(rows, None), out_shardings=rows)):
+product = jax.checkpoint(lambda each, weights: jnp.sin(each @ weights), prevent_cse=False)
+parts = lambda table, weights: map_rows(product, table, weights, at_once=100)
+cut = {"in_shardings": (rows, None)}
+for each in (jax.jit(parts), jax.jit(on(parts), **cut, out_shardings=rows)):
     np.testing.assert_allclose(each(table, weights), np.sin(table @ weights), rtol=2e-5, atol=2e-5)
+slope = jax.grad(lambda table, weights: jnp.sum(parts(table, weights) ** 2), argnums=1)
+expected = jax.grad(lambda weights: jnp.sum(jnp.sin(table @ weights) ** 2))(weights)
+for each in (jax.jit(slope), jax.jit(on(slope), **cut)):
+    np.testing.assert_allclose(each(table, weights), expected, rtol=2e-4, atol=2e-4)
 
 def top(table, queries, exclude):
     return search.top_k(queries, table, k=20, num_items=num_items, exclude=exclude)

@@ -68,7 +68,11 @@ for each, sizes in ((cut, (1, 2, 2)), (whole, (4, 1, 1))):
     assert embedding.sharding.shard_shape(embedding.shape) == tuple(n // sizes[1] for n in embedding.shape)
     each.add_interactions([("ann", each.item_ids[0]), ("ann", "new")])
 users = [*cut.user_ids[:5], "ann"]
-found, expected = ([[row.item for row in rows] for rows in each.recommend(users)] for each in (cut, whole))
+histories = [cut.item_ids[:3], ["new"]]
+found, expected = (
+    [[row.item for row in rows] for rows in (*each.recommend(users), *each.recommend(histories=histories))]
+    for each in (cut, whole)
+)
 assert found == expected, (found, expected)
 for each, name in ((cut, "cut"), (whole, "whole")):
     export(each, str(folder / name))
@@ -83,6 +87,7 @@ assert sizes == {1: (1, 1, 1), 2: (1, 1, 2), 3: (3, 1, 1), 4: (1, 2, 2)}, sizes
 
 @pytest.mark.slow
 def test_a_run_is_opened_as_it_was_cut(tmp_path):
+    pytest.importorskip("flatbuffers")
     run_python(REOPENED, str(tmp_path), devices=4)
     cut, whole = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("cut", "whole"))
     assert cut == whole

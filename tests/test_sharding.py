@@ -13,6 +13,9 @@ from tokenrec_jax.types import ConfigError, RowBatch
 def test_the_mesh_must_cover_the_devices():
     with pytest.raises(ConfigError, match="does not cover 1 devices"):
         make_mesh(MeshConfig(data=3), devices=jax.devices()[:1])
+    for none in (MeshConfig(fsdp=0), MeshConfig(data=1, tensor=0)):
+        with pytest.raises(ConfigError, match="does not cover 1 devices"):
+            make_mesh(none, devices=jax.devices()[:1])
 
 
 @pytest.mark.parametrize("preset", ["tiny", "t5-v1_1-base"])

@@ -53,26 +53,30 @@ def take_rows(table: Shaped[Array, " rows *rest"], index: Int[Array, " batch *mo
 
 
 def map_rows(
-    function: Callable[[Array], Array], rows: Shaped[Array, " rows *rest"], *, at_once: int
+    function: Callable[..., Array], rows: Shaped[Array, " rows *rest"], *others: Array, at_once: int
 ) -> Shaped[Array, "rows ..."]:
-    """Returns `function(rows)`, on each device of its own rows and of no more than `at_once` at a time.
+    """Returns `function(rows, *others)`, on each device of its own rows and of no more than `at_once` at a time.
 
     Args:
-      function: treats each row alike.
+      function: treats each row alike. What it closes over has no gradient: that belongs into `others`.
       rows: cut along `ROW_AXES`.
+      others: what else the function reads, whole on each device.
       at_once: bounds the memory that the function works in.
     """
 
-    def local(part: Array) -> Array:
+    def local(part: Array, *others: Array) -> Array:
         whole = part.shape[0] // at_once * at_once
         if part.shape[0] <= at_once:
-            return function(part)
-        done = jax.lax.map(function, part[:whole].reshape(-1, at_once, *part.shape[1:]))
+            return function(part, *others)
+        parts = part[:whole].reshape(-1, at_once, *part.shape[1:])
+        done = jax.lax.map(lambda each: function(each, *others), parts)
         done = done.reshape(whole, *done.shape[2:])
-        return done if whole == part.shape[0] else jnp.concatenate([done, function(part[whole:])])
+        return done if whole == part.shape[0] else jnp.concatenate([done, function(part[whole:], *others)])
 
     mesh = partitions()
-    return local(rows) if mesh is None else over_devices(local, mesh, in_specs=ROWS, out_specs=ROWS)(rows)
+    if mesh is None:
+        return local(rows, *others)
+    return over_devices(local, mesh, in_specs=(ROWS, *(EVERYWHERE for _ in others)), out_specs=ROWS)(rows, *others)
 
 
 def pin_batch(rows: Shaped[Array, " batch *rest"]) -> Shaped[Array, " batch *rest"]:

@@ -27,7 +27,7 @@ class Retriever:
         self._read_by_queries = make_unread_empty(built.config, user_codes=learned, mesh=mesh)
         self._read_of_items = make_unread_empty(built.config, mesh=mesh)
         self._query = make_query_function(built.definition, mesh=mesh)
-        self._item_vectors = make_item_vectors(built.definition)
+        self._item_vectors = make_item_vectors(built.definition, mesh=mesh)
         self._rows = jax.jit(lambda tables, rows: [table[rows] for table in tables])
         self._templates = put({"seen": np.int32(0), "unseen": np.int32(built.unseen_template)}, replicated(mesh))
 

@@ -68,8 +68,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """
     devices = jax.devices() if devices is None else devices
     fixed = config.fsdp * config.tensor
-    data = config.data or len(devices) // fixed
-    if data * fixed != len(devices) or data < 1:
+    data = config.data or len(devices) // max(fixed, 1)
+    if data * fixed != len(devices) or min(data, config.fsdp, config.tensor) < 1:
         raise ConfigError(
             f"mesh: data={config.data} fsdp={config.fsdp} tensor={config.tensor} does not cover {len(devices)} "
             "devices; their product must be the number of devices (data=0 takes what is left)"

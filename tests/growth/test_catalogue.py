@@ -106,9 +106,33 @@ def test_texts_of_new_items_are_those_that_came_with_them():
     grown = add(Catalogue.of_run(run, graph=run), ("w", "x", 1, "Ex"))
     grown = grown.with_items(read_items(["y"], titles=["Why"], texts=["hard"]))
     assert grown.interactions.item_texts == ("soft", "", "", "red", "", "hard")
-    assert grown.interactions.texts()[-2:] == grown.texts_of_new()
-    first, second = grown.texts_of_new()
+    assert grown.interactions.texts()[-2:] == grown.in_words(4)
+    first, second = grown.in_words(4)
     assert first == "Ex" and "Why" in second and "hard" in second
+
+
+def test_what_is_said_of_items_does_not_depend_on_how_calls_are_cut():
+    columns = {"titles": [None, "Ex", "A"], "attributes": [(), ("red",), ("red",)], "texts": [None, "of x", "of a"]}
+    at_once = of_run().with_items(read_items(["x", "x", "a"], **columns))
+    one_by_one = of_run()
+    for at, item in enumerate(["x", "x", "a"]):
+        given = read_items([item], **{name: [column[at]] for name, column in columns.items()})
+        one_by_one = one_by_one.with_items(given)
+    assert at_once.said == one_by_one.said
+    assert (at_once.titles[4], at_once.attributes[4], at_once.texts[4]) == ("", (), "")
+    # A name that comes with an interaction is news to both.
+    named = [add(each, ("w", "x", 5, "Why")) for each in (at_once, one_by_one)]
+    assert [each.titles[4] for each in named] == ["Why", "Why"] and at_once.titles[4] == ""
+
+
+def test_a_title_that_came_with_a_failed_addition_is_forgotten():
+    before = add(of_run(), ("w", "x"))
+    after = add(before, ("w", "x", 5, "Ex"), ("w", "y", 6, "Why"))
+    assert after.titles[4:] == ["Ex", "Why"]
+    before.forget_later()
+    assert before.titles == [""] * 5
+    # It is news again, not taken for what is known.
+    assert add(before, ("w", "x", 5, "Ex")).titles[4] == "Ex" != before.titles[4]
 
 
 def test_older_catalogues_do_not_see_what_came_later():

@@ -57,6 +57,7 @@ def test_what_is_no_table_is_one_line(name):
         ({"items": ["a"], "texts": [5]}, "row 0: text is 5; texts are text"),
         ({"items": [], "titles": []} | {"texts": ["a"]}, "columns have lengths"),
         ({"items": ["a"], "attributes": ["red"]}, "row 0: attributes are 'red'; allowed are lists of texts"),
+        ({"items": ["a"], "attributes": [{"red": 1}]}, "row 0: attributes are {'red': 1}; allowed are lists"),
         ({"items": ["a", "b"], "attributes": [None, "red"]}, "row 1: attributes are 'red'"),
     ],
 )
@@ -69,5 +70,6 @@ def test_what_is_no_list_of_items_is_one_line(given, message):
 def test_items_may_lack_titles_and_attributes_and_texts():
     items = read_items(("a", 2), attributes=[None, ("red",)], texts=np.array(["soft", None]))
     assert (items.items, items.titles, items.attributes) == (["a", "2"], ["", ""], [(), ("red",)])
+    assert read_items(["a", "b"], attributes=[float("nan"), ["x", "y", "x"]]).attributes == [(), ("x", "y")]
     assert items.texts == ["soft", ""] and read_items(["a"]).texts == [""]
     assert read_ids((name for name in "ab"), "items", each="item") == ["a", "b"]

@@ -14,7 +14,7 @@ from tokenrec_jax.serving.access import Access
 from tokenrec_jax.serving.app import create_app
 from tokenrec_jax.serving.engine import Query
 from tokenrec_jax.serving.guard import MAX_BODY
-from tokenrec_jax.serving.log import Add, LogError, Remove
+from tokenrec_jax.serving.log import Add, AddItem, LogError, Remove
 from tokenrec_jax.serving.protocol import Recommends
 from tokenrec_jax.types import ConfigError, DataError
 
@@ -96,7 +96,10 @@ def test_items_that_nobody_has_touched(client, engine):
     again = make_engine(engine.log.path.parent)
     assert again.recommender.said == engine.recommender.said
     assert again.recommender.item_ids == engine.recommender.item_ids
+    again.log.append([AddItem("unread")])
     again.log.close()
+    with pytest.raises(ConfigError, match=r"interactions.jsonl: .*no such model; one of events 1 to 5 "):
+        make_engine(engine.log.path.parent)
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,7 @@ from tests.training.conftest import Setup
 from tokenrec_jax.config import MeshConfig
 from tokenrec_jax.data.batches import train_batches
 from tokenrec_jax.data.synthetic import synthetic_interactions
+from tokenrec_jax.models import item_features
 from tokenrec_jax.recommender import Retriever
 from tokenrec_jax.sharding import make_mesh, put_batch
 from tokenrec_jax.training.build import build_model
@@ -82,10 +83,12 @@ import jax, numpy as np
 config = tiny.get_config()
 config.mesh = MeshConfig(2, 2, 2)
 config.data.history_buckets = ()
-config.llm.item_residual = config.llm.item_vectors_at_input = True
+config.llm.item_residual = config.llm.item_vectors_at_input = config.llm.item_features = True
 training = synthetic_interactions(name="synthetic", num_users=600, num_items=300, seed=0).without_last(2)
 mesh = make_mesh(config.mesh)
 setup = Setup(config, training, mesh, build_model(config, training, mesh=mesh))
+# Content of the 96 items of a device in three parts.
+item_features.COUNTS_AT_ONCE = 32 * len(setup.built.features.names)
 # Tables have 640 and 384 rows; neither they nor their halves are sizes of other arrays.
 assert (setup.built.shape.user_rows, setup.built.shape.item_rows) == (640, 384)
 pattern = r"= \\(?((?:\\w+\\[[0-9,]*\\][^ ]*(?:, )?)+)\\)? (?:all-gather|all-reduce|collective-permute|all-to-all)\\("
@@ -107,7 +110,9 @@ try:
     raise SystemExit("parts of two rows were accepted on four devices")
 except ConfigError as error:
     assert "train.llm.batch_size is 32, in 16 parts (train.llm.accumulate)" in str(error), error
-index = Retriever(setup.built, mesh=mesh).index(state.params, state.buffers)
+retriever = Retriever(setup.built, mesh=mesh)
+found["items"] = moved(retriever._item_vectors.lower(state.params, state.buffers).compile())
+index = retriever.index(state.params, state.buffers)
 queries = put_batch(np.zeros((32, 16), np.float32), mesh)
 found["search"] = moved(type(index).search.lower(index, queries, k=10).compile())
 print(json.dumps(found))
@@ -118,7 +123,8 @@ print(json.dumps(found))
 def test_no_step_brings_a_whole_table_or_whole_logits_together():
     done = run_python(COLLECTIVES)
     for part, shapes in json.loads(done.splitlines()[-1]).items():
-        assert shapes, part
+        # Vectors of items are made where their rows are.
+        assert bool(shapes) == (part != "items"), part
         # Nor a half of one: each device has a quarter.
         larger = [shape for shape in shapes if {384, 192, 640, 320} & set(shape)]
         assert not larger, (part, larger)

@@ -15,6 +15,9 @@ from tokenrec_jax.data.interactions import Interactions, in_words
 from tokenrec_jax.growth.rows import Items, Rows, read_ids
 from tokenrec_jax.types import DataError
 
+#: Of an item of which nothing is said, by the attribute of `Catalogue`.
+_NOTHING = {"titles": "", "attributes": (), "texts": ""}
+
 
 class IdMap:
     """Original ids and their rows; only ever appended to, so that older catalogues can share it with newer ones.
@@ -115,7 +118,7 @@ class Catalogue:
     @functools.cached_property
     def interactions(self) -> Interactions:
         """Everything as one data set, in the rows of the tables. New users may have fewer than three interactions."""
-        titles, attributes, texts = (tuple(each[: self.num_items]) for each in self._said)
+        titles, attributes, texts = (tuple(each[: self.num_items]) for each in self.said.values())
         return dataclasses.replace(
             self.run,
             indptr=self.indptr,
@@ -128,9 +131,9 @@ class Catalogue:
             item_texts=texts if any(texts) or self.run.item_texts is not None else None,
         )
 
-    def texts_of_new(self) -> list[str]:
-        """Returns what is known in words of each item that the run does not know; see `Interactions.texts`."""
-        return in_words(*(each[self.run.num_items : self.num_items] for each in self._said))
+    def in_words(self, first: int) -> list[str]:
+        """Returns what is known in words of each item from row `first` on; see `Interactions.texts`."""
+        return in_words(*(each[first : self.num_items] for each in self.said.values()))
 
     def history(self, user: int) -> Int[np.ndarray, " history"]:
         """Returns a view of a user's items, oldest first."""
@@ -171,11 +174,10 @@ class Catalogue:
         """
         users, items = self.user_map.add(rows.users), self.item_map.add(rows.items)
         num_users, num_items = len(self.user_map.ids), len(self.item_map.ids)
-        named = self._describe(items, rows.titles)
+        said = self._with_said(items, titles=rows.titles)
         new = self._are_new(users, items, stride=num_items)
         if not new.any():
-            # Not itself: what is read of titles belongs to them.
-            return dataclasses.replace(self) if named else self
+            return self if said["titles"] is self.titles else dataclasses.replace(self, **said)
         users, items, times = users[new], items[new], rows.timestamps[new]
         indptr = np.pad(self.indptr, (0, num_users - self.num_users), mode="edge")
         times = _fill_times(users, times, newest=self._newest(users))
@@ -191,6 +193,7 @@ class Catalogue:
             edge_users=np.append(self.edge_users, users),
             edge_items=np.append(self.edge_items, items),
             removed=np.pad(self.removed, (0, num_items - self.num_items)),
+            **said,
         )
 
     def with_items(self, items: Items) -> "Catalogue":
@@ -199,32 +202,38 @@ class Catalogue:
         num_items = len(self.item_map.ids)
         if num_items == self.num_items:
             return self
-        # Known ones stay as they are.
-        new = np.flatnonzero(rows >= self.num_items).tolist()
-        self._describe(rows[new], *([each[at] for at in new] for each in (items.titles, items.attributes, items.texts)))
+        # Known ones stay as they are, those too that the same call has named before.
+        first = np.unique(rows, return_index=True)[1]
+        new = np.sort(first[rows[first] >= self.num_items])
+        columns = {"titles": items.titles, "attributes": items.attributes, "texts": items.texts}
+        said = self._with_said(rows[new], **{name: [column[at] for at in new] for name, column in columns.items()})
         removed = np.pad(self.removed, (0, num_items - self.num_items))
-        return dataclasses.replace(self, num_items=num_items, removed=removed)
+        return dataclasses.replace(self, num_items=num_items, removed=removed, **said)
 
     @property
-    def _said(self) -> tuple[list[str], list[tuple[str, ...]], list[str]]:
-        return self.titles, self.attributes, self.texts
+    def said(self) -> dict[str, list[Any]]:
+        """What is said of items, by the name of the attribute. A list changes only where it gets longer."""
+        return {"titles": self.titles, "attributes": self.attributes, "texts": self.texts}
 
-    def _describe(self, items: Int[np.ndarray, " rows"], *given: Sequence[Any]) -> bool:
-        """Keeps what is said of items first: titles, then attributes and texts; returns whether anything was."""
-        for kept, nothing in zip(self._said, ("", (), ""), strict=True):
-            kept.extend([nothing] * (len(self.item_map.ids) - len(kept)))
-        news = False
-        for kept, column in zip(self._said, given, strict=False):
-            for item, value in zip(items.tolist(), column, strict=True):
-                if value and not kept[item]:
-                    kept[item], news = value, True
-        return news
+    def _with_said(self, items: Int[np.ndarray, " rows"], **given: Sequence[Any]) -> dict[str, list[Any]]:
+        """Returns `said`, long enough for all items, after what is said of some: the first that comes is kept."""
+        said = self.said
+        for name, kept in said.items():
+            kept.extend([_NOTHING[name]] * (len(self.item_map.ids) - len(kept)))
+            column = zip(items.tolist(), given.get(name, ()), strict=name in given)
+            news = [(item, value) for item, value in column if value and not kept[item]]
+            if any(item < self.num_items for item, _ in news):
+                # Others have it as it is, and the addition may fail yet.
+                said[name] = kept = list(kept)
+            for item, value in news:
+                kept[item] = kept[item] or value
+        return said
 
     def forget_later(self) -> None:
         """Undoes what catalogues made from this one have left in the shared maps; for additions that failed."""
         self.user_map.truncate(self.num_users)
         self.item_map.truncate(self.num_items)
-        for kept in self._said:
+        for kept in self.said.values():
             del kept[self.num_items :]
 
     def _are_new(

@@ -128,8 +128,16 @@ def read_ids(values: Iterable[Any], what: str, *, each: str) -> list[str]:
 
 
 def _column(values: Any, name: str) -> list[Any]:
-    if isinstance(values, str | bytes | Mapping | Set) or not isinstance(values, Iterable):
+    column = _listed(values)
+    if column is None:
         raise DataError(f"items: {name} is {values!r}; allowed is a list with one for each item")
+    return column
+
+
+def _listed(values: Any) -> list[Any] | None:
+    # Text falls into letters, and of a mapping or a set only names or no order would be left.
+    if isinstance(values, str | bytes | Mapping | Set) or not isinstance(values, Iterable):
+        return None
     return list(values)
 
 
@@ -146,8 +154,7 @@ def _from_columns(table: Mapping[str, Any]) -> list[Sequence[Any]]:
 
 def _from_rows(table: Any) -> list[Sequence[Any]]:
     try:
-        # Text falls into letters, and of a mapping or a set only names or no order would be left.
-        rows = [tuple(row) if not isinstance(row, str | bytes | Mapping | Set) else () for row in table]
+        rows = [tuple(_listed(row) or ()) for row in table]
     except TypeError:
         raise DataError(f"interactions: got a {type(table).__name__}; {_ALLOWED}") from None
     for number, row in enumerate(rows):
@@ -173,12 +180,13 @@ def _timestamp(value: Any, row: int) -> float:
 
 
 def _attributes(values: Any, row: int) -> tuple[str, ...]:
-    if values is None:
+    if values is None or (isinstance(values, float) and math.isnan(values)):
         return ()
-    given = None if isinstance(values, str) or not isinstance(values, Iterable) else tuple(values)
+    given = _listed(values)
     if given is None or not all(isinstance(value, str) for value in given):
         raise DataError(f"row {row}: attributes are {values!r}; allowed are lists of texts")
-    return given
+    # An item has a value or has it not.
+    return tuple(dict.fromkeys(given))
 
 
 def _text(value: Any, row: int, *, name: str) -> str:

@@ -67,6 +67,7 @@ class Tables:
       run: what they have grown from.
       propagated: the graph encoder's vectors of the grown graph.
       graph: the grown graph, on the devices.
+      told: how many items the content in `buffers` is of, and what was said of them.
     """
 
     params: Params
@@ -74,6 +75,7 @@ class Tables:
     run: RunTables
     propagated: Propagated
     graph: jraph.GraphsTuple
+    told: tuple[int, dict[str, list[Any]]]
 
     @property
     def rows(self) -> dict[str, int]:
@@ -162,7 +164,8 @@ class Grower:
         before = self._propagate(_embedding(params), vectors, known, start, graph)
         steps = put(steps, replicated(self._mesh))
         run = RunTables(vectors=vectors, before=before, known=known, start=start, steps=steps)
-        tables = Tables(params=params, buffers=buffers, run=run, propagated=before, graph=graph)
+        told = catalogue.num_items, catalogue.said
+        tables = Tables(params=params, buffers=buffers, run=run, propagated=before, graph=graph, told=told)
         self._follow(tables, catalogue, before)
         return dataclasses.replace(tables, buffers=self._with_codes_of_zero(params, buffers, first=counts))
 
@@ -256,31 +259,30 @@ class Grower:
 
     def _with_content(self, tables: Tables, catalogue: Catalogue) -> Tables:
         """Returns the tables with the content of items that the run does not know."""
-        first = catalogue.run.num_items
-        if catalogue.num_items == first:
+        first, told = catalogue.run.num_items, (catalogue.num_items, catalogue.said)
+        # Lists that are the same and as long say the same.
+        if tables.told[0] == told[0] and all(told[1][name] is before for name, before in tables.told[1].items()):
             return tables
         new = {}
         if self._features is not None:
             new["item_features"] = self._features.encode(tuple(catalogue.attributes[first : catalogue.num_items]))
         if self._text is not None:
-            new["item_text"] = self._text_vectors(self._text, catalogue.texts_of_new())
+            new["item_text"] = self._text_vectors(self._text, catalogue.in_words(first))
         grown = dict(tables.buffers["tables"])
         for name, rows in new.items():
             table = fetch(grown[name]).copy()
             table[first : first + len(rows)] = rows
             grown[name] = put(table, grown[name].sharding)
-        return dataclasses.replace(tables, buffers={**tables.buffers, "tables": grown})
+        return dataclasses.replace(tables, buffers={**tables.buffers, "tables": grown}, told=told)
 
     def warn_of_silent(self, catalogue: Catalogue, new: Sequence[str]) -> None:
-        """Warns of those of the newest items of whose content the run understands nothing: they rank by chance."""
-        if not new:
-            return
-        heard = np.zeros(len(new), bool)
+        """Warns of those of the newest items of whose content the run understands nothing: they all score 0."""
+        first, heard = catalogue.num_items - len(new), np.zeros(len(new), bool)
         if self._features is not None:
-            values = catalogue.attributes[catalogue.num_items - len(new) : catalogue.num_items]
-            heard |= (self._features.encode(tuple(values)) != PADDING).any(axis=1)
+            values = tuple(catalogue.attributes[first : catalogue.num_items])
+            heard |= (self._features.encode(values) != PADDING).any(axis=1)
         if self._text is not None:
-            heard |= [bool(text) for text in catalogue.texts_of_new()[-len(new) :]]
+            heard |= np.array([bool(text) for text in catalogue.in_words(first)], bool)
         if not heard.all():
             silent = np.flatnonzero(~heard)
             reads = [] if self._features is None else [f"values like {self._features.names[0]!r}"]

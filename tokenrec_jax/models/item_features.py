@@ -58,8 +58,8 @@ class ItemFeatures(nnx.Module):
         if values is not None:
             vectors = self.value_space[...]
             # Made again in the backward pass of a part; where all items are one part, both are one for the compiler.
-            sums = jax.checkpoint(functools.partial(_sum_of_rows, vectors), prevent_cse=False)
-            parts.append(map_rows(sums, values, at_once=max(1, COUNTS_AT_ONCE // len(vectors))))
+            sums = jax.checkpoint(_sum_of_rows, prevent_cse=False)
+            parts.append(map_rows(sums, values, vectors, at_once=max(1, COUNTS_AT_ONCE // len(vectors))))
         if text is not None:
             parts.append(self.text_space(text))
         return functools.reduce(jnp.add, parts)
@@ -71,7 +71,7 @@ class ItemFeatures(nnx.Module):
         parts = []
         if values is not None:
             count = jnp.sum(values != PADDING, axis=-1, keepdims=True)
-            parts.append(_sum_of_rows(self.value_tokens[...], values) / jnp.maximum(count, 1))
+            parts.append(_sum_of_rows(values, self.value_tokens[...]) / jnp.maximum(count, 1))
         if text is not None:
             parts.append(self.text_input(text))
         return functools.reduce(jnp.add, parts)
@@ -84,7 +84,7 @@ def rows_of(
     return take_rows(table, jnp.maximum(history, 0))
 
 
-def _sum_of_rows(vectors: Float[Array, "values dim"], index: Int[Array, "*batch width"]) -> Float[Array, "*batch dim"]:
+def _sum_of_rows(index: Int[Array, "*batch width"], vectors: Float[Array, "values dim"]) -> Float[Array, "*batch dim"]:
     """Returns the sum of the rows that each list names, as a product with a table of counts.
 
     There are few values: the product and its gradient are matrix multiplications, where a gather's gradient is a

@@ -40,7 +40,8 @@ _Offset = Annotated[int, Query(ge=0, le=1_000_000_000, description="How many to 
 def _fails(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Returns what OpenAPI shall say of the failures of a route."""
     texts = {
-        404: "An id is unknown.", 422: "The request is not as described.", 503: "Busy or stopping; see Retry-After.",
+        404: "An id is unknown.", 422: "The request is not as described.",
+        503: "Busy, stopping, or unable to read or keep it; see Retry-After.",
     }  # fmt: skip
     return {status: {"model": wire.Failure, "description": texts[status]} for status in statuses}
 

@@ -28,7 +28,7 @@ from tokenrec_jax.types import ConfigError, DataError
 K_STEPS = (16, 64, 256)
 #: Events that are replayed in one call.
 REPLAY_BATCH = 20_000
-#: Waiting requests with events; each holds up to `wire.MAX_INTERACTIONS`.
+#: Waiting requests with events; each holds up to `wire.MAX_INTERACTIONS` or `wire.MAX_ITEMS`.
 MAX_PENDING_WRITES = 256
 
 
@@ -69,6 +69,7 @@ class Engine:
 
         Raises:
           DataError: an event of the log does not fit the recommender.
+          ConfigError: the language model that should read a text is not there.
         """
         self.catalogue = Catalogue(recommender)
         self.recommender = recommender
@@ -152,8 +153,8 @@ class Engine:
         for events in self.log.batches(size=REPLAY_BATCH):
             try:
                 self._apply(events, done=[])
-            except DataError as error:
-                raise DataError(
+            except (DataError, ConfigError) as error:
+                raise type(error)(
                     f"{self.log.path}: {error}; one of events {count + 1} to {count + len(events)} does not fit the run"
                 ) from None
             count += len(events)

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tokenrec_jax.serving.access import Access
 from tokenrec_jax.serving.metrics import Metrics
 
-#: Bytes of the largest body: a thousand interactions with ids and titles of common length.
+#: Bytes of the largest body: a thousand interactions or items with ids and titles of common length.
 MAX_BODY = 1 << 20
 
 #: They hold nothing of the data: a page asks for the key itself, a load balancer has none.

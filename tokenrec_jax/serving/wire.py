@@ -10,6 +10,8 @@ MAX_FILTER = 1_000
 MAX_INTERACTIONS = 1_000
 MAX_ITEMS = 1_000
 MAX_ATTRIBUTES = 256
+#: Letters; of a longer one only the beginning would be read.
+MAX_TEXT = 4_000
 MAX_ID = 256
 #: Seconds; what is later are milliseconds that someone took for seconds.
 MAX_TIMESTAMP = 100_000_000_000
@@ -104,7 +106,7 @@ class NewItem(_In):
     attributes: Annotated[
         list[Id], Field(max_length=MAX_ATTRIBUTES, description="Categorical values, in the words of the data.")
     ] = []
-    text: Annotated[str | None, Field(max_length=100_000, description="What else is written of it.")] = None
+    text: Annotated[str | None, Field(max_length=MAX_TEXT, description="What else is written of it.")] = None
 
 
 class NewItems(_In):

@@ -4,7 +4,6 @@ Read `make_query_function`. Ranking is in `evaluation/`, search in `retrieval/`.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -61,12 +60,15 @@ def last_queries(
     return jnp.take_along_axis(queries, last[:, None, None], axis=1)[:, 0]
 
 
-def make_item_vectors(definition: ModelDefinition) -> Callable[[Any, Any], Float[Array, "items emb"]]:
+def make_item_vectors(
+    definition: ModelDefinition, *, mesh: Mesh
+) -> Callable[[Params, Params], Float[Array, "items emb"]]:
     """Returns the jitted map (params, buffers) -> unit vectors of all (padded) items in the space of the queries."""
 
     def item_vectors(params: Params, buffers: Params) -> Float[Array, "items emb"]:
-        model = definition.merge(params, buffers)
-        return model.item_space(model.tables.item_vectors[...])
+        with on_mesh(mesh):
+            model = definition.merge(params, buffers)
+            return model.item_space(model.tables.item_vectors[...])
 
     return jax.jit(item_vectors)
 

@@ -151,10 +151,15 @@ def retrieval_loss(
     templates = model.tables.text.shape[0] - 1
     rows = 1 if model.shares_instruction else batch.user.shape[0]
     template = choose_templates(template_key, batch=rows, num_templates=templates)
-    queries = model.queries(
-        user=batch.user, history=batch.history, template=template, item_vectors=item_vectors, key=model_key
-    )
     items = model.item_space(item_vectors)
+    queries = model.queries(
+        user=batch.user,
+        history=batch.history,
+        template=template,
+        item_vectors=item_vectors,
+        item_space=items,
+        key=model_key,
+    )
     if config.loss.kind == "softmax":
         return losses.softmax_retrieval(
             queries,
