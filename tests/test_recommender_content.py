@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests.test_recommender import Maker, maker
+from tokenrec_jax.data.features import FeatureTable
 from tokenrec_jax.types import DataError
 
 
@@ -42,6 +43,27 @@ def test_content_stands_for_an_item_that_nobody_has_touched(caplog):
     # Once touched, the graph speaks.
     recommender.add_interactions([(recommender.user_ids[0], "new")])
     assert not np.allclose(np.asarray(recommender.model.tables.item_vectors[...])[known], 0)
+
+
+def test_content_is_read_again_only_when_there_is_more_of_it(monkeypatch):
+    recommender, read = maker("ours")(), []
+    encode = FeatureTable.encode
+    monkeypatch.setattr(FeatureTable, "encode", lambda self, values: read.append(len(values)) or encode(self, values))
+    group = recommender.interactions.item_attributes[0]
+    recommender.add_items(["one"], attributes=[group])
+    # The second time for the warning that it says nothing.
+    assert read == [1, 1]
+    user, *others = recommender.user_ids
+    space = np.asarray(recommender.model.content_vectors())
+    recommender.add_interactions([(user, "one"), (others[0], "one")])
+    assert read == [1, 1]
+    np.testing.assert_array_equal(np.asarray(recommender.model.content_vectors()), space)
+    recommender.add_items(["two", "three"], attributes=[group, group])
+    assert read == [1, 1, 3, 2]
+    known = recommender.interactions.num_items
+    after = np.asarray(recommender.model.content_vectors())[: known + 1]
+    np.testing.assert_array_equal(after[known - 3 : known], np.repeat(after[:1], 3, axis=0))
+    assert np.any(after[0] != after[known])
 
 
 def test_items_cannot_be_added_to_a_run_without_content(make_paper):
