@@ -12,6 +12,7 @@ from tests.conftest import REPOSITORY
 #: imported, no flag defined and no device asked for.
 _MANY = """
 import json, os, runpy, sys, tempfile, traceback
+import tensorboardX
 from experiments import cli, training
 from tokenrec_jax import recommender
 from transformers import AutoTokenizer

@@ -6,8 +6,6 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tensorboardX import SummaryWriter
-
 from tokenrec_jax.data.files import read_json_lines, storage_error, write_whole
 from tokenrec_jax.processes import is_main
 
@@ -37,6 +35,9 @@ class MetricWriter:
         kept = [event for event in read_json_lines(path) if event.get("step", 0) <= resume_step]
         if not self._writes:
             return
+        # Imports PyTorch where it is installed: two seconds that only a training should take.
+        from tensorboardX import SummaryWriter
+
         with self._refusals():
             write_whole(path, "".join(map(_line, kept)))
             self._file = path.open("a", encoding="utf-8")
