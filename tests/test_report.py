@@ -1,6 +1,7 @@
 """Pages of runs and grids: whole HTML, everything in it, nothing from elsewhere."""
 
 import html.parser
+import json
 import pathlib
 import re
 import sys
@@ -84,6 +85,21 @@ def test_page_of_a_grid(folder):
         assert words in page.words
     assert "<masking>" not in text and "currentColor" in text
     assert grid_page(folder) == text
+
+
+def test_page_of_a_grid_names_cells_of_several_configs(folder):
+    assert "different configs" not in grid_page(folder)
+    file = folder / "mask-0.2" / "seed1" / "config.json"
+    config = json.loads(file.read_text())
+    # What one does not know is no difference.
+    del config["llm"]["dropout"]
+    file.write_text(json.dumps(config))
+    assert "different configs" not in grid_page(folder)
+    config["train"]["steps"] = 7
+    file.write_text(json.dumps(config))
+    words = check(grid_page(folder)).words
+    assert "The seeds of mask-0.2 were run with different configs (train.steps): the mean is of no one" in words
+    assert "The seeds of mask-0.4" not in words
 
 
 def test_page_of_a_run(folder):

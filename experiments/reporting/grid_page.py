@@ -6,7 +6,7 @@ Two axes of numbers make a heat map, one makes a curve, and anything else one li
 import pathlib
 from collections.abc import Sequence
 
-from experiments.ablation.configs import read_config
+from experiments.ablation.configs import Flat, read_config
 from experiments.ablation.grid import Grid
 from experiments.ablation.record import load_record
 from experiments.ablation.results import JobResult, notices, read_job
@@ -31,7 +31,7 @@ def grid_page(folder: pathlib.Path) -> str:
         [
             *(
                 text(notice, kind="notice")
-                for notice in notices(one for result in results for one in result.measurements)
+                for notice in (*notices(one for result in results for one in result.measurements), *_mixed(results))
             ),
             text(grid.question, kind="question") if grid.question else "",
             section("Comparison", _comparison(grid, rows)),
@@ -41,6 +41,27 @@ def grid_page(folder: pathlib.Path) -> str:
             section("Codebooks", _codebooks(results)),
         ],
     )
+
+
+def _mixed(results: Sequence[JobResult]) -> list[str]:
+    """Returns a notice of each cell whose seeds were run with configs that differ in more than the seed."""
+    configs: dict[str, list[Flat]] = {}
+    for result in results:
+        if result.status == "finished" and (config := read_config(result.job.folder)):
+            # Where a cell builds on another, the directory of that has the seed in its name.
+            folder = result.job.folder.name
+            same = {name: value.replace(folder, "") for name, value in config.items() if isinstance(value, str)}
+            configs.setdefault(result.job.cell.name, []).append({**config, **same, "seed": None})
+    found = []
+    for cell, (first, *others) in configs.items():
+        # A field that one of them does not know is younger than that.
+        changed = {name for other in others for name in first.keys() & other.keys() if first[name] != other[name]}
+        if changed:
+            names = ", ".join(sorted(changed))
+            found.append(
+                f"The seeds of {cell} were run with different configs ({names}): their mean is of no one system."
+            )
+    return found
 
 
 def _comparison(grid: Grid, rows: Sequence[Row]) -> str:
