@@ -98,7 +98,7 @@ def test_page_of_a_grid_names_cells_of_several_configs(folder):
     config["train"]["steps"] = 7
     file.write_text(json.dumps(config))
     words = check(grid_page(folder)).words
-    assert "The seeds of mask-0.2 were run with different configs (train.steps): the mean is of no one" in words
+    assert "The seeds of mask-0.2 were run with different configs (train.steps): their mean is of no one" in words
     assert "The seeds of mask-0.4" not in words
 
 
