@@ -17,6 +17,7 @@ from experiments.evaluation import (
     model_scores,
     rank_arrays,
     ranked_splits,
+    say_protocol,
     split_metrics,
     split_values,
 )
@@ -36,6 +37,7 @@ def main() -> None:
     """Prints the metrics as JSON, and keeps them if asked to."""
     run = FinishedRun.open(cli.WORKDIR.value, mesh=_MESH())
     config, interactions = run.config, run.interactions
+    say_protocol(config)
     held_out = held_out_splits(config)
     if _SPLIT.value not in held_out:
         allowed = ", ".join(held_out) or "none, as this run was trained on everything"

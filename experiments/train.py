@@ -18,7 +18,7 @@ _CONFIG = cli.define_config()
 _REUSE = flags.DEFINE_string(
     "reuse",
     "",
-    "Working directory of a finished run, whose first stages a new run takes over where data, seed and settings agree.",
+    "Working directory of another run, whose ended stages a new run takes over where data, seed and settings agree.",
 )
 
 

@@ -6,7 +6,8 @@ numbers, a minute on an H200 beside other runs, 0.1144 / 0.0704 and 0.0926 / 0.0
 0.0952 / 0.0577, both with other settings beside; a dot product in place of the cosine was slower and was stopped early.
 ML-1M, seed 0, on the H200: validation 0.3611 / 0.2088, test 0.3435 / 0.2006. NDCG@10 on validation with 64
 numbers, dropout 0.2 / 0.3: 0.1946 / 0.1844; with 128 and 0.3: 0.2040, with four layers 0.2053, with histories of 200
-0.2052. The other data sets have been run less or not at all.
+0.2052. MovieLens-small, seed 0: validation 0.0599, test 0.1103 / 0.0577; with 64 numbers test 0.1058 / 0.0548. The
+other data sets have been run less or not at all.
 
 Command: python -m experiments.baseline --baseline=sasrec --config=experiments/configs/baselines_sasrec.py:beauty
            --workdir=runs/sasrec-beauty
@@ -37,7 +38,7 @@ _CHOSEN = {
         StageConfig(steps=5000, batch_size=64, eval_every=500),
     ),
     "quickstart": Chosen(
-        SASRecConfig(dropout=0.5, temperature=0.1),
+        SASRecConfig(dim=256, num_heads=4, dropout=0.5, temperature=0.1),
         (6, 12, 25, 50),
         StageConfig(steps=800, batch_size=64, eval_every=50),
     ),

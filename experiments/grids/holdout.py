@@ -3,7 +3,7 @@
 Users are drawn (`random`), or those with the fewest interactions are taken (`activity`); items are always drawn.
 
 Command: python -m experiments.ablate --grid=experiments/grids/holdout.py:lastfm --workdir=runs/holdout
-Minutes: 16 for seed 0 on one core, beside other runs; the table is in experiments/README.md.
+Minutes: 16 for seed 0 on one core, beside other runs; its figures are in README.md, under Recommend.
 """
 
 from experiments.ablation.grid import Cell, Grid
