@@ -9,7 +9,7 @@ ranks.safetensors.
 import json
 import pathlib
 
-from absl import flags
+from absl import flags, logging
 
 from experiments import cli
 from experiments.evaluation import (
@@ -21,6 +21,7 @@ from experiments.evaluation import (
     split_metrics,
     split_values,
 )
+from experiments.printing import left_out_notice
 from experiments.training import SYSTEM
 from tokenrec_jax.recommender import Retriever
 from tokenrec_jax.training.finished import FinishedRun
@@ -38,6 +39,10 @@ def main() -> None:
     run = FinishedRun.open(cli.WORKDIR.value, mesh=_MESH())
     config, interactions = run.config, run.interactions
     say_protocol(config)
+    base = Workdir(pathlib.Path(cli.WORKDIR.value))
+    left_out = base.result().get("left_out")
+    if left_out:
+        logging.warning("%s", left_out_notice(left_out))
     held_out = held_out_splits(config)
     if _SPLIT.value not in held_out:
         allowed = ", ".join(held_out) or "none, as this run was trained on everything"
@@ -49,12 +54,11 @@ def main() -> None:
     scores = model_scores(retriever, run.params, run.buffers, interactions, config=config, prompt=_PROMPT.value)
     if _OUTPUT.value:
         outputs = ranked_splits(scores, interactions, config=config)
-        base = Workdir(pathlib.Path(cli.WORKDIR.value))
         result = {"dataset": interactions.name, "seed": config.seed, "system": SYSTEM, "prompt": _PROMPT.value}
         result |= {name: getattr(config.evaluation, name) for name in ("protocol", "graph", "held_out")}
         result |= split_values(outputs) | {BUILT_ON: base.result_hash()}
         # What a hold-out leaves out is missing here, too.
-        result |= {"left_out": left_out} if (left_out := base.result().get("left_out")) else {}
+        result |= {"left_out": left_out} if left_out else {}
         try:
             output.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -177,7 +177,8 @@ def test_codes_follow_the_vectors_and_far_ones_stay(make):
 
 def test_within_the_headroom_nothing_is_compiled_and_beyond_it_everything_goes_on(make):
     recommender = make(headroom=0.5)
-    recommender.warm_up(batch_sizes=(1, 4, 5), k=10, longest=70)
+    for k in (10, 32):
+        recommender.warm_up(batch_sizes=(1, 4, 5), k=k, longest=70)
     with compilations() as count:
         for number in range(3):
             new = [(f"new-{number}", item) for item in recommender.item_ids[number : number + 5]]
@@ -199,6 +200,7 @@ def test_within_the_headroom_nothing_is_compiled_and_beyond_it_everything_goes_o
             before = count()
             recommender.recommend(["more-1"])
             recommender.recommend([f"more-{number}" for number in range(5)], k=3)
+            recommender.recommend(["more-1"], k=30)
             recommender.recommend(histories=[["item-3", "item-5"] * 35], k=9)
             recommender.explain("more-0", "item-3")
             assert count() == before

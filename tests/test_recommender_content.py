@@ -66,6 +66,18 @@ def test_content_is_read_again_only_when_there_is_more_of_it(monkeypatch):
     assert np.any(after[0] != after[known])
 
 
+def test_a_title_that_comes_later_for_an_item_of_the_run_leaves_its_content(monkeypatch):
+    recommender = maker("ours")()
+    monkeypatch.setattr(FeatureTable, "encode", None)
+    content = np.asarray(recommender.model.content_vectors())
+    titles = recommender._state.catalogue.titles
+    item = recommender.item_ids[3]
+    titles[3] = ""
+    recommender.add_interactions([("ann", item, None, "Late")])
+    assert recommender.title(item) == "Late"
+    np.testing.assert_array_equal(np.asarray(recommender.model.content_vectors()), content)
+
+
 def test_items_cannot_be_added_to_a_run_without_content(make_paper):
     with pytest.raises(DataError, match=r"llm\.item_features"):
         make_paper().add_items(["new"])

@@ -25,8 +25,10 @@ def export(recommender: Recommender, folder: str) -> None:
 
     `config.json`, `model.safetensors` and the tokenizer's files are the language model with adapters merged into its
     weights and a token for each code behind its own vocabulary. `users.tsv` and `items.tsv` say which tokens stand for
-    whom. `tokenrec.safetensors` has what turns a hidden state into a ranking: the arrays of the projection head, and
-    `item_vectors` [items, emb], unit length, in the order of `items.tsv`.
+    whom. `tokenrec.safetensors` has the arrays of the projection head, and `item_vectors` [items, emb], unit length, in
+    the order of `items.tsv`. With one position a code (`llm.item_positions`), neither fold-in nor item vectors nor
+    content at the input, as the paper has it, that turns hidden states into rankings. What else a recipe reads is not
+    there: `export_portable` keeps all of it.
 
     Args:
       recommender: of a finished run.
@@ -35,7 +37,7 @@ def export(recommender: Recommender, folder: str) -> None:
     Raises:
       ConfigError: the folder holds something, or cannot be written.
     """
-    path = empty_target(folder)
+    path, recommender = empty_target(folder), recommender.snapshot()
     built, model, data = recommender.built, recommender.model, recommender.interactions
     names = built.vocabulary.code_token_names()
     tables = jax.device_get({side: getattr(model.tables, f"{side}_codes")[...] for side in ("user", "item")})

@@ -4,8 +4,8 @@ Read `Recommender.load`, `recommend` and `add_interactions`. How additions becom
 are padded is in `requests.py`; the programs that turn histories into queries are in `retriever.py`.
 """
 
+import copy
 import dataclasses
-import functools
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -70,8 +70,8 @@ class Recommender:
         self._grower = Grower(retriever.built, config=config, mesh=mesh, headroom=headroom)
         self._searcher = Searcher(retriever, grower=self._grower, config=config)
         self._changes = threading.Lock()
-        # What `warm_up` has compiled a state's requests with.
-        self._warm: Callable[[State], None] | None = None
+        # What `warm_up` was asked for: numbers of users, k, longest history.
+        self._warm: set[tuple[tuple[int, ...], int, int]] = set()
         catalogue = Catalogue.of_run(interactions, graph=graph or training_part(interactions, config.evaluation))
         self._state = self._make_state(catalogue, params, buffers, None)
 
@@ -279,8 +279,8 @@ class Recommender:
                     tables = self._grower.grow(tables, catalogue)
                     grown = self._make_state(catalogue, tables.params, tables.buffers, tables)
                     # Programs of requests know how many rows the item tables have, and nothing of the users'.
-                    if self._warm is not None and len(grown.allowed) != len(before.allowed):
-                        self._warm(grown)
+                    if len(grown.allowed) != len(before.allowed):
+                        self._compile(grown, self._warm)
                     self._state = grown
                 except BaseException:
                     before.catalogue.forget_later()
@@ -323,12 +323,17 @@ class Recommender:
 
         After that no request of these numbers of users, for k items, with a history of up to `longest` items or as many
         as a user has, compiles anything. What serves k serves less, down to the power of two below it. An addition that
-        the headroom does not suffice for compiles all of it again, before requests see what it added.
+        the headroom does not suffice for compiles all of that again, for every call, before requests see what it added.
         """
-        state = self._growable()
+        state, asked = self._growable(), (tuple(batch_sizes), k, longest)
         self._grower.warm_up()
-        self._warm = functools.partial(self._searcher.warm_up, batch_sizes=batch_sizes, k=k, longest=longest)
-        self._warm(state)
+        # Another set, as an addition may be at work on this one.
+        self._warm = self._warm | {asked}
+        self._compile(state, {asked})
+
+    def snapshot(self) -> "Recommender":
+        """Returns this recommender as it stands now, to read from: what is added later does not show in it."""
+        return copy.copy(self)
 
     @property
     def allowed(self) -> Bool[Array, " rows"]:
@@ -339,6 +344,10 @@ class Recommender:
     def batch_sizes(self) -> tuple[int, ...]:
         """Numbers of users that requests are padded to; larger requests are cut."""
         return self._searcher.sizes
+
+    def _compile(self, state: State, asked: Iterable[tuple[tuple[int, ...], int, int]]) -> None:
+        for batch_sizes, k, longest in asked:
+            self._searcher.warm_up(state, batch_sizes=batch_sizes, k=k, longest=longest)
 
     def _make_state(self, catalogue: Catalogue, params: Params, buffers: Params, tables: Tables | None) -> State:
         """Returns what requests see of a catalogue and its tables."""

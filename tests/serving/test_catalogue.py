@@ -1,7 +1,7 @@
 import pytest
 
 from tests.serving.fake import FakeRecommender
-from tokenrec_jax.serving.catalogue import Catalogue
+from tokenrec_jax.serving.catalogue import Catalogue, Named
 from tokenrec_jax.serving.log import Add, Remove, Restore
 
 
@@ -46,6 +46,18 @@ def test_follows_events(recommender):
     catalogue.update([Add("new", "i3"), Restore("n1")])
     assert "i3" not in found(catalogue.find_items("thing", limit=99))
     assert found(catalogue.find_items("n1", limit=9)) == ["n1"]
+
+
+def test_a_late_title_is_found_and_lists_its_item_once(recommender):
+    recommender._titles["i3"] = ""
+    catalogue = Catalogue(recommender)
+    assert catalogue.find_items("i3", limit=9) == [Named("i3", "")]
+    recommender._titles["i3"] = "Late i3"
+    catalogue.update([Add("u1", "i3", None, "Late i3")])
+    for text in ("late", "LATE I3", "i3"):
+        assert catalogue.find_items(text, limit=9) == [Named("i3", "Late i3")]
+    assert found(catalogue.find_items("", limit=99)) == [f"i{number}" for number in range(12)]
+    assert found(catalogue.find_users("", limit=2, offset=10)) == ["u10", "u11"]
 
 
 def test_of_nothing():

@@ -79,6 +79,7 @@ class BulkRanker:
     @classmethod
     def of(cls, recommender: Recommender, *, batch_size: int = 0) -> "BulkRanker":
         """Returns the ranker of a recommender, as it stands now."""
+        recommender = recommender.snapshot()
         model, retriever = recommender.model, recommender.retriever
         params, buffers = split(model)
         return cls(

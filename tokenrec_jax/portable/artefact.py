@@ -56,6 +56,7 @@ def export_portable(recommender: Recommender, folder: str, *, k: int = 100) -> N
     path = empty_target(folder)
     if importlib.util.find_spec("flatbuffers") is None:
         raise ConfigError("--format=portable: the package flatbuffers is missing; pip install -e '.[portable]'")
+    recommender = recommender.snapshot()
     data, config = recommender.interactions, recommender.model.config
     k = min(k, data.num_items)
     program, weights = lower(recommender, k=k)

@@ -214,11 +214,11 @@ class Engine:
         return self.log.sequence
 
     def _apply_requests(self, requests: list[Sequence[Event]]) -> dict[int, Exception]:
-        """Does the events of requests and returns the errors of those that the recommender refuses, by number."""
+        """Does the events of requests and returns the errors of those that are refused or fail, by number."""
         try:
             self._apply([event for events in requests for event in events], done=self._unwritten)
             return {}
-        except (DataError, ConfigError) as error:
+        except Exception as error:
             if len(requests) == 1:
                 return {0: error}
         self._unwritten.clear()
@@ -228,7 +228,7 @@ class Engine:
         for number, events in enumerate(requests):
             try:
                 self._apply(events, done=self._unwritten)
-            except (DataError, ConfigError) as error:
+            except Exception as error:
                 refused[number] = error
         return refused
 
