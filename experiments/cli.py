@@ -66,8 +66,8 @@ OPENED_MESH = "Devices along data, fsdp and tensor; empty: cut as in training, a
 
 
 def _listed(given: Sequence[object]) -> tuple[str, ...]:
-    """Returns the parts of a list, which comes from the command line as one string or number in a tuple: "a,b"."""
-    return tuple(part for one in given for part in str(one).split(","))
+    """Returns the parts of a list, which comes from the command line as one string or number in a tuple: "a, b"."""
+    return tuple(part.strip() for one in given for part in str(one).split(",") if part.strip())
 
 
 def _reason(config: object) -> str:

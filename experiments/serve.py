@@ -27,6 +27,7 @@ try:
     from tokenrec_jax.serving.app import create_app
     from tokenrec_jax.serving.batcher import Limits
     from tokenrec_jax.serving.engine import K_STEPS, Engine, fingerprint
+    from tokenrec_jax.serving.http import BoundedHttp
     from tokenrec_jax.serving.log import InteractionLog
     from tokenrec_jax.serving.metrics import Metrics
     from tokenrec_jax.serving.wire import MAX_HISTORY
@@ -64,7 +65,12 @@ def main() -> None:
                 recommender.warm_up(batch_sizes=sizes, k=k, longest=MAX_HISTORY)
             app = create_app(engine, access=access)
             config = uvicorn.Config(
-                app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE
+                app,
+                http=BoundedHttp,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=GRACE,
             )
             with _ended_by_signals():
                 _Server(config).run(sockets=[listener])

@@ -12,7 +12,7 @@ from absl import logging
 
 from experiments.evaluation import graph_part, ranked_splits, split_output, split_values
 from tokenrec_jax.baselines.ease import ease, ease_weights, score_with_weights
-from tokenrec_jax.baselines.item_knn import ItemKNN, item_knn, knn_votes, score_with_votes
+from tokenrec_jax.baselines.item_knn import ItemKNN, item_knn, knn_votes, most_pairs, score_with_votes
 from tokenrec_jax.baselines.popularity import popularity
 from tokenrec_jax.config import Config
 from tokenrec_jax.data.interactions import Interactions
@@ -30,6 +30,8 @@ PATIENCE = 2
 FEW_NEIGHBOURS = 50
 #: EASE's table of pairs then takes 900 MB: the best one's, and twice that while the next is made.
 MOST_ITEMS_OF_EASE = 15_000
+#: Pairs of items that item-kNN may hold, forty bytes each: 8 GB at most.
+MOST_PAIRS_OF_KNN = 200_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +77,8 @@ def baselines(
 ) -> dict[str, Baseline]:
     """Returns the baselines on the splits that are held out, by name. Settings are chosen on validation.
 
-    EASE is left out where its table of all pairs would be too large; all but LightGCN, where the config says so.
+    Item-kNN and EASE are left out where their tables of pairs would be too large; all but LightGCN, where the config
+    says so.
 
     Args:
       lightgcn: of the graph encoder that this run trained, see `graph_scores`.
@@ -102,8 +105,11 @@ def baselines(
         return Baseline({Split.VALID: best.valid, Split.TEST: test}, best.settings)
 
     found["popularity"] = on_both(ranked("popularity", {}, popularity(training)), popularity)
-    best = _best_neighbours(training, ranked)
-    found["item_knn"] = on_both(best, lambda part, **chosen: item_knn(part, ItemKNN(**chosen)))
+    if (pairs := most_pairs(training)) <= MOST_PAIRS_OF_KNN:
+        best = _best_neighbours(training, ranked)
+        found["item_knn"] = on_both(best, lambda part, **chosen: item_knn(part, ItemKNN(**chosen)))
+    else:
+        logging.info("item-kNN is left out: up to %d pairs of items, at most %d fit", pairs, MOST_PAIRS_OF_KNN)
     if training.num_items <= MOST_ITEMS_OF_EASE:
         found["ease"] = on_both(_best_ease(training, ranked), ease)
     else:

@@ -147,7 +147,7 @@ def test_lists_are_split_for_every_config_and_refused_before_anything_is_written
         [f"--baseline={name}", f"--config=experiments/configs/baselines_{name}.py:"] for name in ("sasrec", "tiger")
     )
     given = [
-        ("baseline", [*sasrec, *table, "--config.data.feature_columns=brand,colour"], "no column 'colour'"),
+        ("baseline", [*sasrec, *table, "--config.data.feature_columns=brand, colour,"], "no column 'colour'"),
         ("baseline", [*tiger, "--config.evaluation.cutoffs=(10,20.0)"], "cutoffs is (10, 20.0); allowed are"),
         ("train", ["--config=experiments/configs/tiny.py", "--config.stages=1"], "stages is '1'; allowed: "),
     ]

@@ -4,10 +4,12 @@ import dataclasses
 
 import pytest
 
+from experiments import untrained
 from experiments.configs import tiny
 from experiments.evaluation import split_output
 from experiments.untrained import EASE_WEIGHTS, RECENCIES, baselines, climb
 from tokenrec_jax.baselines.ease import ease
+from tokenrec_jax.baselines.item_knn import cosine_similarity, most_pairs
 from tokenrec_jax.baselines.popularity import popularity
 from tokenrec_jax.data.synthetic import synthetic_interactions
 from tokenrec_jax.types import Split
@@ -54,3 +56,16 @@ def test_what_is_chosen_is_ranked_on_both_splits():
     for split, graph in ((Split.VALID, data.without_last(2)), (Split.TEST, data.without_last(1))):
         expected = split_output(ease(graph, **found.settings), data, split, config=config).metrics
         assert found.outputs[split].metrics == expected
+
+
+def test_tables_of_pairs_that_are_too_large_are_left_out_and_it_is_said(monkeypatch, caplog):
+    data = synthetic_interactions(name="synthetic", num_users=60, num_items=40, seed=0)
+    lightgcn = dict.fromkeys(Split, popularity(data.without_last(2)))
+    pairs = most_pairs(data.without_last(2))
+    caplog.set_level("INFO", logger="absl")
+    assert cosine_similarity(data.without_last(2)).nnz < pairs <= 40 * 40
+    for limit, names in ((pairs, {"lightgcn", "popularity", "item_knn"}), (pairs - 1, {"lightgcn", "popularity"})):
+        monkeypatch.setattr(untrained, "MOST_PAIRS_OF_KNN", limit)
+        monkeypatch.setattr(untrained, "MOST_ITEMS_OF_EASE", 39)
+        assert baselines(lightgcn, data, config=tiny.get_config()).keys() == names
+    assert f"item-kNN is left out: up to {pairs} pairs of items, at most {pairs - 1} fit" in caplog.text

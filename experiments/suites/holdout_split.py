@@ -4,6 +4,7 @@ How they are brought back and ranked is in `holdout.py`.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -34,12 +35,12 @@ class HeldOut:
     @property
     def known_users(self) -> Bool[np.ndarray, " users"]:
         """Which users of `whole` are in `training`."""
-        return np.isin(np.array(self.whole.user_ids, object), np.array(self.training.user_ids, object))
+        return _are_among(self.whole.user_ids, self.training.user_ids)
 
     @property
     def known_items(self) -> Bool[np.ndarray, " items"]:
         """Which items of `whole` are in `training`."""
-        return np.isin(np.array(self.whole.item_ids, object), np.array(self.training.item_ids, object))
+        return _are_among(self.whole.item_ids, self.training.item_ids)
 
 
 def hold_out(interactions: Interactions, *, fraction: float, seed: int, by: str = "random") -> HeldOut:
@@ -79,6 +80,11 @@ def hold_out(interactions: Interactions, *, fraction: float, seed: int, by: str 
         users=np.flatnonzero(drawn_user & (of_known_items >= MIN_HISTORY)),
         items=np.flatnonzero(drawn_item & (of_known_users >= 1)),
     )
+
+
+def _are_among(ids: Sequence[str], others: Sequence[str]) -> Bool[np.ndarray, " ids"]:
+    known = set(others)
+    return np.array([one in known for one in ids], bool)
 
 
 def _draw(rng: np.random.Generator, count: int, fraction: float) -> Bool[np.ndarray, " rows"]:

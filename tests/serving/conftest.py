@@ -15,6 +15,7 @@ from tokenrec_jax.serving.access import Access  # noqa: E402
 from tokenrec_jax.serving.app import create_app  # noqa: E402
 from tokenrec_jax.serving.batcher import Limits  # noqa: E402
 from tokenrec_jax.serving.engine import Engine, fingerprint  # noqa: E402
+from tokenrec_jax.serving.http import BoundedHttp  # noqa: E402
 from tokenrec_jax.serving.log import InteractionLog  # noqa: E402
 from tokenrec_jax.serving.metrics import Metrics  # noqa: E402
 
@@ -28,7 +29,7 @@ def make_engine(folder, recommender=None, **limits):
 @contextlib.contextmanager
 def listening(app):
     """Yields the address of an app on a real port of this machine."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False))
+    server = uvicorn.Server(uvicorn.Config(app, http=BoundedHttp, port=0, log_config=None, access_log=False))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from flax import nnx
 
 from tests.test_recommender import compilations
@@ -42,6 +43,15 @@ def test_a_text_is_read_once_and_says_the_same_in_any_company(checkpoint, monkey
     monkeypatch.setattr(item_text, "_read", read)
     # In another batch, beside longer texts.
     np.testing.assert_allclose(fitted.vectors(["blue shoe"])[0], vectors[1], atol=1e-4)
+
+
+def test_a_damaged_cache_is_read_again(checkpoint, tmp_path):
+    states = item_text.text_states(str(checkpoint), TEXTS[:2], cache=tmp_path / "cache")
+    (file,) = (tmp_path / "cache").iterdir()
+    file.write_bytes(file.read_bytes()[:-8])
+    np.testing.assert_array_equal(item_text.text_states(str(checkpoint), TEXTS[:2], cache=tmp_path / "cache"), states)
+    assert list((tmp_path / "cache").iterdir()) == [file]
+    np.testing.assert_array_equal(safetensors.numpy.load_file(file)["states"], states)
 
 
 def test_a_map_is_kept(checkpoint, tmp_path):

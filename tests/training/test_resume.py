@@ -10,6 +10,7 @@ import time
 import jax.numpy as jnp
 import pytest
 
+from experiments import training
 from experiments.configs import tiny
 from experiments.train import run
 from tests.conftest import REPOSITORY
@@ -52,6 +53,20 @@ def test_killed_in_every_stage_and_resumed_equals_uninterrupted(tmp_path, monkey
     let_live(monkeypatch)
     run(made, broken)
     assert metrics_of(broken) == metrics_of(whole)
+
+
+def test_who_is_killed_while_ranking_does_not_train_again(tmp_path, monkeypatch):
+    made = config(tmp_path)
+    made.stages, made.train.checkpoint_every, made.evaluation.baselines = ("collaborative", "tokenizer"), 1000, False
+    workdir = Workdir.start(str(tmp_path / "run"), made)
+    ranking = training.baselines
+    monkeypatch.setattr(training, "baselines", None)
+    with pytest.raises(TypeError):
+        run(made, workdir)
+    monkeypatch.setattr(training, "baselines", ranking)
+    kill_after(0, monkeypatch)
+    run(made, workdir)
+    assert workdir.result()["steps"].keys() == {"collaborative", "tokenizer"}
 
 
 def test_a_loss_that_is_not_finite_names_step_and_checkpoint(tmp_path, monkeypatch):

@@ -97,13 +97,25 @@ def score_with_votes(votes: Any, *, recency: float) -> Callable[[EvaluationBatch
 def cosine_similarity(train: Interactions, *, shrinkage: float = 0.0) -> scipy.sparse.csr_array:
     """Returns the cosine between the columns of the binary user-item matrix; the diagonal is empty."""
     matrix = interaction_matrix(train)
-    together = _csr(matrix.T @ matrix).tocoo()
+    # In place: there may be hundreds of millions of pairs.
+    similarity = _csr(matrix.T @ matrix)
+    similarity.sort_indices()
     count = np.bincount(matrix.indices, minlength=train.num_items)
-    other = together.row != together.col
-    row, column = together.row[other], together.col[other]
+    norm = np.repeat(count, np.diff(similarity.indptr)).astype(np.float64)
+    norm *= count[similarity.indices]
     # Exact counts and one root of an exact product: equal cosines stay equal, and ties count against us.
-    cosine = together.data[other] / (np.sqrt(count[row] * count[column]) + shrinkage)
-    return scipy.sparse.csr_array((cosine, (row, column)), shape=(train.num_items, train.num_items))
+    np.sqrt(norm, out=norm)
+    norm += shrinkage
+    similarity.data /= norm
+    similarity.setdiag(0)
+    similarity.eliminate_zeros()
+    return similarity
+
+
+def most_pairs(train: Interactions) -> int:
+    """Returns how many pairs of items have users in common, at most: what `item_knn` holds grows with it."""
+    lengths = np.diff(train.indptr).astype(np.int64)
+    return int(min(train.num_items**2, np.sum(lengths**2)))
 
 
 def interaction_matrix(train: Interactions) -> scipy.sparse.csr_array:

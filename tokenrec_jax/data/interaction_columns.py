@@ -75,6 +75,10 @@ def read_features(rows: Rows, names: Sequence[str]) -> pa.StringArray:
         values = rows.columns[name]
         if pa.types.is_nested(values.type):
             raise DataError(f"{rows.where(0)}: {name} is {values.type}; values are text, several as `A|B`")
+        if pa.types.is_floating(values.type):
+            # Some libraries write it for what is missing.
+            missing = pc.call_function("is_nan", [values])
+            values = pc.call_function("if_else", [missing, pa.scalar(None, values.type), values])
         encoded = values.cast(pa.string()).fill_null("").dictionary_encode()
         named = ["|".join(f"{name}={one}" for one in split_attributes(text)) for text in encoded.dictionary.to_pylist()]
         parts.append(pa.array(named, pa.string()).take(encoded.indices))

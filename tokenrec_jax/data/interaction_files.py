@@ -11,13 +11,14 @@ around a value are not part of it.
 import csv
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
+from absl import logging
 
 from tokenrec_jax.config import DataConfig
 from tokenrec_jax.data.files import require_file, require_utf8
@@ -99,8 +100,8 @@ def _read_delimited(path: pathlib.Path, names: list[str], *, delimiter: str) -> 
     records = _CsvRecords(path, delimiter=delimiter)
     header, line = records.header()
     _require_columns(names, header, f"{path}:{line}")
-    if len(set(header)) < len(header):
-        raise DataError(f"{path}:{line}: two columns have the same name in {header}; names must differ")
+    if twice := [name for name in names if header.count(name) > 1]:
+        raise DataError(f"{path}:{line}: two columns have the same name {twice[0]!r}; names must differ")
     try:
         table = pyarrow.csv.read_csv(
             path,
@@ -113,7 +114,9 @@ def _read_delimited(path: pathlib.Path, names: list[str], *, delimiter: str) -> 
         )
     except pa.ArrowInvalid as error:
         raise DataError(records.complaint(len(header), error)) from None
-    return Rows(_columns(table), lambda row: f"{path}:{records.line_of(row)}")
+    if quote and table.num_rows + 1 != records.count_lines():
+        records.require_closed_quotes()
+    return Rows(_columns(path, table), lambda row: f"{path}:{records.line_of(row)}")
 
 
 class _CsvRecords:
@@ -124,11 +127,14 @@ class _CsvRecords:
         self._delimiter = delimiter
 
     def __iter__(self):
+        return self._walk(strict=False)
+
+    def _walk(self, *, strict: bool) -> Iterator[tuple[int, list[str]]]:
         with self._path.open(encoding="utf-8-sig", newline="") as file:
             quoting = csv.QUOTE_NONE if self._delimiter == "\t" else csv.QUOTE_MINIMAL
             # Else a long text is an error here, though not for pyarrow.
             csv.field_size_limit(_LONGEST)
-            reader = csv.reader(file, delimiter=self._delimiter, quoting=quoting)
+            reader = csv.reader(file, delimiter=self._delimiter, quoting=quoting, strict=strict)
             line = 1
             try:
                 for fields in reader:
@@ -136,7 +142,10 @@ class _CsvRecords:
                         yield line, fields
                     line = reader.line_num + 1
             except csv.Error as error:
-                raise DataError(f"{self._path}:{line}: {error}; a table with one header line is due") from None
+                raise DataError(
+                    f"{self._path}:{line}: {error}; a table with one header line is due, a value that begins with a "
+                    "quote must end with one, quotes within it doubled"
+                ) from None
 
     def header(self) -> tuple[list[str], int]:
         """Returns the names of the columns and their line."""
@@ -147,6 +156,19 @@ class _CsvRecords:
     def line_of(self, row: int) -> int:
         """Returns the line that a row begins at, rows counted from 0 below the header."""
         return next(line for number, (line, _) in enumerate(self) if number == row + 1)
+
+    def count_lines(self) -> int:
+        """Returns how many lines are not empty."""
+        with self._path.open("rb") as file:
+            return sum(1 for line in file if line.strip(b"\r\n"))
+
+    def require_closed_quotes(self) -> None:
+        """Raises a DataError that names the line of the first record with a quote that ends elsewhere than its value.
+
+        Such a value takes in the lines below it, up to the next quote.
+        """
+        for _ in self._walk(strict=True):
+            pass
 
     def complaint(self, num_columns: int, error: Exception) -> str:
         """Returns what is wrong with a text that pyarrow refused."""
@@ -167,7 +189,10 @@ def _read_json_lines(path: pathlib.Path, names: list[str]) -> Rows:
             options = pyarrow.json.ParseOptions(explicit_schema=pa.schema(dates))
             table = pyarrow.json.read_json(path, parse_options=options)
     except pa.ArrowInvalid as error:
-        raise DataError(_json_complaint(path, names, error)) from None
+        if complaint := _json_complaint(path, names):
+            raise DataError(complaint) from None
+        logging.info("%s: %s; columns that nobody has named are left out", path, one_line(error))
+        table = _read_named_json(path, names)
     if not table.num_rows:
         raise DataError(f"{path}: is empty; one JSON object a line is due")
     _require_columns(names, table.column_names, f"{path}:1")
@@ -175,13 +200,26 @@ def _read_json_lines(path: pathlib.Path, names: list[str]) -> Rows:
     def where(row: int) -> str:
         with path.open(encoding="utf-8-sig") as file:
             filled = (line for line, text in enumerate(file, start=1) if text.strip())
-            return f"{path}:{next(line for number, line in enumerate(filled) if number == row)}"
+            line = next((line for number, line in enumerate(filled) if number == row), None)
+        # Several objects may share a line.
+        return f"{path}: row {row + 1}" if line is None else f"{path}:{line}"
 
-    return Rows(_columns(table.select(names)), where)
+    return Rows(_columns(path, table.select(names)), where)
 
 
-def _json_complaint(path: pathlib.Path, names: list[str], error: Exception) -> str:
-    """Returns what is wrong with JSON lines that pyarrow refused: the first line unlike those before."""
+def _read_named_json(path: pathlib.Path, names: list[str]) -> pa.Table:
+    """Reads the named columns of JSON lines, whatever the others hold, slowly."""
+    with path.open(encoding="utf-8-sig") as file:
+        rows = [json.loads(text) for text in file if text.strip()]
+    present = [name for name in names if any(name in row for row in rows)]
+    return pa.table({name: pa.array([row.get(name) for row in rows]) for name in present})
+
+
+def _json_complaint(path: pathlib.Path, names: list[str]) -> str:
+    """Returns what is wrong with JSON lines that pyarrow refused, "" if nothing is in the named columns.
+
+    That is the first line unlike those before.
+    """
     kinds: dict[str, type] = {}
     with path.open(encoding="utf-8-sig") as file:
         for line, text in enumerate(file, start=1):
@@ -198,7 +236,7 @@ def _json_complaint(path: pathlib.Path, names: list[str], error: Exception) -> s
                 kind = float if isinstance(found, int | float) else type(found)
                 if found is not None and kinds.setdefault(name, kind) is not kind:
                     return f"{path}:{line}: {name} {found!r} is of another type than above; one type is due"
-    return f"{path}: {one_line(error)}; one JSON object a line is due"
+    return ""
 
 
 def _read_parquet(path: pathlib.Path, names: list[str]) -> Rows:
@@ -208,14 +246,18 @@ def _read_parquet(path: pathlib.Path, names: list[str]) -> Rows:
         table = pyarrow.parquet.read_table(path, columns=names)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a Parquet file ({one_line(error)}); write it with a Parquet library") from None
-    return Rows(_columns(table), lambda row: f"{path}: row {row + 1}")
+    return Rows(_columns(path, table), lambda row: f"{path}: row {row + 1}")
 
 
-def _columns(table: pa.Table) -> dict[str, pa.Array]:
+def _columns(path: pathlib.Path, table: pa.Table) -> dict[str, pa.Array]:
     """Returns each column in one chunk, categories replaced by values, text without blanks around it."""
     columns = {}
     for name in table.column_names:
-        column = table[name].combine_chunks()
+        try:
+            column = table[name].combine_chunks()
+        except pa.ArrowInvalid as error:
+            # A column of text has 2 GiB at most.
+            raise DataError(f"{path}: column {name!r}: {one_line(error)[:80]}; shorten it or leave it out") from None
         if isinstance(column, pa.ChunkedArray):  # What an empty column becomes.
             column = pa.array([], column.type)
         if pa.types.is_dictionary(column.type):

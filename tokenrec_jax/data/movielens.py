@@ -7,6 +7,7 @@ Read `movielens_small_table` first: it needs no network.
 import contextlib
 import importlib
 import importlib.metadata
+import os
 import pathlib
 import types
 import urllib.error
@@ -91,15 +92,16 @@ def movielens_table(*, variant: str, cache: pathlib.Path) -> InteractionTable:
     def builder(data_dir: pathlib.Path) -> Any:
         return module.Movielens(config=f"{variant}-ratings", data_dir=str(data_dir), file_format="array_record")
 
-    with quiet_tfds(), _parsing_without_tensorflow():
+    with quiet_tfds(), _without_tensorflow():
         if not folder.is_dir():
             _require_download(builder(folder).builder_config.download_url)
             try:
                 with new_folder(folder) as temporary:
                     builder(temporary).download_and_prepare()
             except Exception as error:  # TFDS, requests and the file system each have errors of their own.
-                reason = " ".join(str(error).split())[:200]
-                raise DataError(f"source movielens: {variant} could not be prepared ({reason}); try again") from None
+                raise DataError(
+                    f"source movielens: {variant} could not be prepared ({_cause(error)}); try again"
+                ) from None
         made = builder(folder)
         genres = made.info.features["movie_genres"].feature.names
         return movielens_rows(read_examples(made, split="train"), genres=genres)
@@ -151,17 +153,24 @@ def _require_download(url: str) -> None:
 
 
 @contextlib.contextmanager
-def _parsing_without_tensorflow() -> Iterator[None]:
-    """Lets the parsers of TFDS open the files of the variants 100k and 1m without TensorFlow installed."""
-    parsing: Any = importlib.import_module("tensorflow_datasets.structured.movielens_parsing")
+def _without_tensorflow() -> Iterator[None]:
+    """Lets TFDS extract archives, and parse the files of the variants 100k and 1m, without TensorFlow installed."""
 
-    def open_file(path: str, mode: str) -> Any:
+    def open_file(path: os.PathLike[str] | str, mode: str = "r") -> Any:
         return pathlib.Path(path).open(mode)
 
-    original = parsing.tf
-    gfile = types.SimpleNamespace(GFile=open_file)
-    parsing.tf = types.SimpleNamespace(io=types.SimpleNamespace(gfile=gfile))
-    try:
+    files = types.SimpleNamespace(gfile=types.SimpleNamespace(GFile=open_file))
+    stand_in = types.SimpleNamespace(io=files, compat=types.SimpleNamespace(as_text=str))
+    with contextlib.ExitStack() as stack:
+        for name in ("structured.movielens_parsing", "core.download.extractor"):
+            module: Any = importlib.import_module(f"tensorflow_datasets.{name}")
+            stack.callback(setattr, module, "tf", module.tf)
+            module.tf = stand_in
         yield
-    finally:
-        parsing.tf = original
+
+
+def _cause(error: BaseException) -> str:
+    """Returns in one line what was at the bottom of an error."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

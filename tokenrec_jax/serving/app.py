@@ -49,6 +49,7 @@ def _fails(*statuses: int) -> dict[int | str, dict[str, Any]]:
 _SHARED: dict[int | str, dict[str, Any]] = {
     401: {"model": wire.Failure, "description": "The API key is missing or wrong."},
     403: {"model": wire.Failure, "description": "Without an API key only this machine is served."},
+    408: {"model": wire.Failure, "description": "The body did not come in time."},
     413: {"model": wire.Failure, "description": "The body is too large."},
 }
 

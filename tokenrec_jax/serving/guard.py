@@ -1,5 +1,6 @@
 """Around every request: may it come in, is it too large, how long did it take, and what if it fails. Read `Guard`."""
 
+import asyncio
 import json
 import time
 from collections.abc import Mapping
@@ -12,6 +13,9 @@ from tokenrec_jax.serving.metrics import Metrics
 
 #: Bytes of the largest body: a thousand interactions or items with ids and titles of common length.
 MAX_BODY = 1 << 20
+
+#: Seconds in which a body must have come.
+BODY_SECONDS = 30
 
 #: They hold nothing of the data: a page asks for the key itself, a load balancer has none.
 OPEN_PATHS = frozenset({"/", "/docs", "/openapi.json", "/health"})
@@ -55,7 +59,15 @@ class Guard:
         if refusal:
             await refuse(answer, refusal.status, refusal.error)
             return
-        body = await _read(headers, receive)
+        body: bytes | None = b""
+        # Pages are asked for without a body, and whoever has no key need not be listened to.
+        if scope["path"] not in OPEN_PATHS:
+            try:
+                async with asyncio.timeout(BODY_SECONDS):
+                    body = await _read(headers, receive)
+            except TimeoutError:
+                await refuse(answer, 408, f"the body did not come within {BODY_SECONDS} seconds")
+                return
         if body is None:
             await refuse(answer, 413, f"the body is too large; allowed are {MAX_BODY} bytes")
             return
@@ -115,7 +127,7 @@ async def refuse(send: Send, status: int, error: str) -> None:
     headers = [(b"content-type", b"application/json")]
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
-    if status == 413:
+    if status in (408, 413):
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": json.dumps({"error": error}).encode("ascii")})

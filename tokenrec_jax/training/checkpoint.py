@@ -14,7 +14,7 @@ import pathlib
 import re
 import shutil
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -23,7 +23,7 @@ import orbax.checkpoint as ocp
 from tokenrec_jax.data.files import storage_error
 from tokenrec_jax.processes import is_main, said_by_main, wait_for_all
 from tokenrec_jax.training.state import TrainState
-from tokenrec_jax.types import ConfigError
+from tokenrec_jax.types import ConfigError, Stage
 
 #: Name of the model that a finished run is used with.
 FINAL = "final"
@@ -41,7 +41,7 @@ class Position:
     """Where a run stands; JSON beside the state, so that a resumed run is the run that was not interrupted.
 
     Attributes:
-      stage: index of the current stage in `Config.stages`.
+      stage: index of the current stage in `Config.stages`; their number once all have ended.
       step: optimizer steps done in that stage.
       total_step: optimizer steps done over all stages.
       data: position of the data pipeline, as grain gives it.
@@ -61,6 +61,10 @@ class Position:
     evaluations_since_best: int = 0
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     chosen_steps: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    def stage_among(self, stages: Sequence[str]) -> Stage:
+        """Returns the stage whose arrays the state has: the current one, or the last."""
+        return Stage(stages[min(self.stage, len(stages) - 1)])
 
 
 class CheckpointStore:

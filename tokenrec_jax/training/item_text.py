@@ -7,7 +7,9 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 import pathlib
+import secrets
 from collections.abc import Sequence
 from typing import Any
 
@@ -134,13 +136,20 @@ def text_states(name: str, texts: Sequence[str], *, cache: pathlib.Path | None) 
     digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
     file = cache / f"item-text-{digest}.safetensors"
     if file.is_file():
-        return safetensors.numpy.load_file(file)["states"]
+        try:
+            return safetensors.numpy.load_file(file)["states"]
+        except (safetensors.SafetensorError, KeyError, OSError):
+            logging.warning("%s: damaged; the texts are read again", file)
     states = _read(name, texts)
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        draft = file.with_suffix(".draft")
-        save_arrays(draft, {"states": states})
-        draft.replace(file)
+        # Whoever writes the same at the same time has a draft of its own.
+        draft = file.with_suffix(f".{os.getpid()}-{secrets.token_hex(4)}.draft")
+        try:
+            save_arrays(draft, {"states": states})
+            draft.replace(file)
+        finally:
+            draft.unlink(missing_ok=True)
     except OSError as error:
         raise DataError(
             f"{cache}: cannot keep text vectors here ({error.strerror}); set data.cache_dir or $TOKENREC_CACHE to a "

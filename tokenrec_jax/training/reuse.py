@@ -132,7 +132,7 @@ def _unfinished(store: CheckpointStore, built: BuiltModel, config: Config, *, me
     position = store.restore_position()
     if position is None or position.stage == 0:
         return None
-    stage = Stage(config.stages[position.stage])
+    stage = position.stage_among(config.stages)
     abstract = abstract_stage(
         abstract_state(built.definition),
         built.graph,

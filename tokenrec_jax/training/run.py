@@ -88,27 +88,29 @@ def train(
                 position.stage = len(reused.seconds)
             state = _begin(built, state, config=config, mesh=mesh, stage=stages[position.stage])
         else:
-            state = _resume(built, position, config=config, mesh=mesh, store=store, stage=stages[position.stage])
+            state = _resume(built, position, config=config, mesh=mesh, store=store)
         for index in range(position.stage, len(stages)):
             stage = stages[index]
             state = _train_stage(
                 built, state, position, stage, training,
                 config=config, mesh=mesh, store=store, writer=writer, evaluate=evaluators.get(stage),
             )  # fmt: skip
+            _advance(position, index + 1)
             if index + 1 < len(stages):
-                _advance(position, index + 1)
                 state = _begin(built, state, config=config, mesh=mesh, stage=stages[index + 1])
-                # A run that is killed early in the next stage need not repeat the end of this one.
-                store.save(state, position)
+            # A run that is killed early in what follows need not repeat the end of this stage.
+            store.save(state, position)
         store.save_model(FINAL, {"params": state.params, "buffers": state.buffers})
         return TrainedModel(state=state, seconds=position.seconds, chosen_steps=position.chosen_steps)
 
 
-def _resume(
-    built: BuiltModel, position: Position, *, config: Config, mesh: Mesh, store: CheckpointStore, stage: Stage
-) -> TrainState:
+def _resume(built: BuiltModel, position: Position, *, config: Config, mesh: Mesh, store: CheckpointStore) -> TrainState:
     """Returns the state of the newest checkpoint."""
-    logging.info("resuming at stage %s, step %d, from %s", stage, position.step, store.latest)
+    stage = position.stage_among(config.stages)
+    if position.stage == len(config.stages):
+        logging.info("all stages have ended, going on from %s", store.latest)
+    else:
+        logging.info("resuming at stage %s, step %d, from %s", stage, position.step, store.latest)
     fresh = abstract_state(built.definition)
     return store.restore_state(
         abstract_stage(fresh, built.graph, definition=built.definition, config=config, stage=stage, mesh=mesh)
