@@ -119,7 +119,9 @@ def test_seen_targets_are_ranked_after_all_that_their_users_had_before(part, mon
 
     monkeypatch.setattr(holdout, "rank_last", spy)
     found = holdout.measure_items(popular(part.training), part, config=tiny.get_config())
-    held_out, seen = ranked
+    before, held_out, seen = ranked
+    assert before == [[part.training.item_ids[item] for item in part.training.history(row)] for row in range(54)]
+    assert [history[-1] for history in before] == [history[-1] for history in seen]
     whole, training = part.whole, part.training
     out = {whole.item_ids[item] for item in part.items}
     expected = []
@@ -132,6 +134,8 @@ def test_seen_targets_are_ranked_after_all_that_their_users_had_before(part, mon
     # As many items as targets are of: what their intervals rest on.
     assert found["held_out_anywhere"]["items"] == len({history[-1] for history in held_out}) == 4 == found["items"]
     assert found["held_out_anywhere"]["count"] == len(held_out) > 4
+    hits = [found[f"seen_all_{when}_addition"]["hr@10"] for when in ("before", "after")]
+    assert hits[0] >= hits[1] > 0 and found["seen_all_after_addition"]["count"] == 54
     assert found["seen_all"]["items"] == len({history[-1] for history in seen}) < found["seen_all"]["count"]
 
 

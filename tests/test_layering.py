@@ -18,6 +18,7 @@ LAYERS = (
     ("training", "evaluation", "baselines"),
     ("retriever", "growth", "answers"),
     ("requests", "explaining"),
+    ("newcomers",),
     ("recommender",),
     ("export", "bulk", "portable", "serving", "ahead_of_time"),
 )

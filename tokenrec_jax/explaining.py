@@ -23,11 +23,12 @@ def explanation(
       user: its row.
       item: its row.
       query: of the user.
-      vectors: unit vectors of the item, then of the user's history, then of anything.
+      vectors: of the item, then of the user's history, then of anything; as long as the items weigh.
       codes: of the same items.
     """
     history = catalogue.history(user)
-    cosines = vectors[1 : 1 + len(history)] @ vectors[0]
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    cosines = unit[1 : 1 + len(history)] @ unit[0]
     nearest = [
         Neighbour(
             item=catalogue.item_map.ids[history[at]],

@@ -14,6 +14,7 @@ from tokenrec_jax.data.vocabulary import Vocabulary
 from tokenrec_jax.models import llm
 from tokenrec_jax.models.tokenrec import TokenRec
 from tokenrec_jax.recommender import Recommender
+from tokenrec_jax.retrieval.index import ItemIndex
 from tokenrec_jax.types import ConfigError
 
 #: Beside the language model: projection head and item vectors, by name.
@@ -25,10 +26,10 @@ def export(recommender: Recommender, folder: str) -> None:
 
     `config.json`, `model.safetensors` and the tokenizer's files are the language model with adapters merged into its
     weights and a token for each code behind its own vocabulary. `users.tsv` and `items.tsv` say which tokens stand for
-    whom. `tokenrec.safetensors` has the arrays of the projection head, and `item_vectors` [items, emb], unit length, in
-    the order of `items.tsv`. With one position a code (`llm.item_positions`), neither fold-in nor item vectors nor
-    content at the input, as the paper has it, that turns hidden states into rankings. What else a recipe reads is not
-    there: `export_portable` keeps all of it.
+    whom. `tokenrec.safetensors` has the arrays of the projection head, and `item_vectors` [items, emb], unit length
+    but for items that were added, in the order of `items.tsv`. With one position a code (`llm.item_positions`), neither
+    fold-in nor item vectors nor content at the input, as the paper has it, that turns hidden states into rankings. What
+    else a recipe reads is not there: `export_portable` keeps all of it.
 
     Args:
       recommender: of a finished run.
@@ -49,7 +50,7 @@ def export(recommender: Recommender, folder: str) -> None:
             tokenizer = type(built.tokenizer).from_pretrained(draft)
             tokenizer.add_tokens(names)
             llm.save_hf(language_model(model, built.vocabulary), draft, tokenizer)
-            save_arrays(draft / ARRAYS, _arrays(model, data.num_items))
+            save_arrays(draft / ARRAYS, _arrays(model, recommender.index, data.num_items))
             users = _token_strings(tables["user"], names, first=0, book_size=built.vocabulary.book_size)
             _write_table(draft / "users.tsv", ("user", "tokens"), zip(data.user_ids, users, strict=False))
             first = built.vocabulary.first_item_token - built.vocabulary.first_user_token
@@ -75,15 +76,14 @@ def language_model(model: TokenRec, vocabulary: Vocabulary) -> llm.LanguageModel
     return alone
 
 
-def _arrays(model: TokenRec, num_items: int) -> dict[str, np.ndarray]:
+def _arrays(model: TokenRec, index: ItemIndex, num_items: int) -> dict[str, np.ndarray]:
     head = {
         # Tables of items are padded.
         "head." + ".".join(map(str, path)): np.asarray(leaf[:num_items] if path[0] == "sent_residual" else leaf[...])
         for path, leaf in nnx.to_flat_state(nnx.state(model.head, nnx.Param))
         if path[0] != "item_residual"
     }
-    vectors = model.item_space(model.tables.item_vectors[...])
-    return head | {"item_vectors": np.asarray(vectors)[:num_items]}
+    return head | {"item_vectors": np.asarray(index.vectors[:num_items])}
 
 
 def _token_strings(codes: np.ndarray, names: list[str], *, first: int, book_size: int) -> list[str]:

@@ -23,7 +23,9 @@ from tokenrec_jax.growth.catalogue import Catalogue
 from tokenrec_jax.growth.rows import read_id, read_ids, read_items, read_rows
 from tokenrec_jax.growth.tables import Grower, Tables
 from tokenrec_jax.models.tokenrec import TokenRec
-from tokenrec_jax.requests import Searcher, State, rows_to_explain
+from tokenrec_jax.newcomers import Newcomers
+from tokenrec_jax.requests import Searcher, Shapes, State, rows_to_explain
+from tokenrec_jax.retrieval.index import ItemIndex
 from tokenrec_jax.retriever import Retriever
 from tokenrec_jax.sharding import fetch, put, replicated
 from tokenrec_jax.training.build import BuiltModel
@@ -69,9 +71,9 @@ class Recommender:
         self._config, self._mesh, self._retriever = config, mesh, retriever
         self._grower = Grower(retriever.built, config=config, mesh=mesh, headroom=headroom)
         self._searcher = Searcher(retriever, grower=self._grower, config=config)
+        self._newcomers = Newcomers(searcher=self._searcher, retriever=retriever, grower=self._grower, mesh=mesh)
         self._changes = threading.Lock()
-        # What `warm_up` was asked for: numbers of users, k, longest history.
-        self._warm: set[tuple[tuple[int, ...], int, int]] = set()
+        self._warm: set[Shapes] = set()
         catalogue = Catalogue.of_run(interactions, graph=graph or training_part(interactions, config.evaluation))
         self._state = self._make_state(catalogue, params, buffers, None)
 
@@ -151,8 +153,7 @@ class Recommender:
     def score_function(self, *, prompt: str = "seen") -> ScoreFunction:
         """Returns what the evaluator ranks with; users and items are rows of `interactions`."""
         state = self._state
-        count = state.catalogue.num_items
-        return self._retriever.score_function(state.params, state.buffers, prompt=prompt, num_items=count)
+        return self._retriever.score_function(state.params, state.buffers, prompt=prompt, index=state.index)
 
     def recommend(
         self,
@@ -180,7 +181,6 @@ class Recommender:
             raise DataError("recommend: give users or histories, exactly one of them")
         if not isinstance(k, int | np.integer) or k < 1:
             raise DataError(f"recommend: k is {k!r}; allowed is 1 or more")
-        # Sessions need tables that additions have prepared where the model reads learned users.
         state = self._growable() if users is None and self._searcher.reads_users else self._state
         catalogue, codes = state.catalogue, None
         if users is not None:
@@ -260,9 +260,7 @@ class Recommender:
           DataError: the run was trained without content, or a column is not what it should be. Nothing is added then.
         """
         if self.built.features is None and self.built.text is None:
-            raise DataError(
-                "add_items: the run knows no content of items; allowed after llm.item_features or llm.item_text"
-            )
+            raise DataError("add_items: the run knows no content; allowed after llm.item_features or llm.item_text")
         given = read_items(items, titles=titles, attributes=attributes, texts=texts)
         before, after = self._grow(lambda catalogue: catalogue.with_items(given))
         new = tuple(after.item_map.ids[before.num_items : after.num_items])
@@ -280,7 +278,7 @@ class Recommender:
                     grown = self._make_state(catalogue, tables.params, tables.buffers, tables)
                     # Programs of requests know how many rows the item tables have, and nothing of the users'.
                     if len(grown.allowed) != len(before.allowed):
-                        self._compile(grown, self._warm)
+                        self._searcher.warm_up(grown, self._warm)
                     self._state = grown
                 except BaseException:
                     before.catalogue.forget_later()
@@ -325,15 +323,20 @@ class Recommender:
         as a user has, compiles anything. What serves k serves less, down to the power of two below it. An addition that
         the headroom does not suffice for compiles all of that again, for every call, before requests see what it added.
         """
-        state, asked = self._growable(), (tuple(batch_sizes), k, longest)
+        state, asked = self._growable(), Shapes(tuple(batch_sizes), k, longest)
         self._grower.warm_up()
         # Another set, as an addition may be at work on this one.
         self._warm = self._warm | {asked}
-        self._compile(state, {asked})
+        self._searcher.warm_up(state, {asked})
 
     def snapshot(self) -> "Recommender":
-        """Returns this recommender as it stands now, to read from: what is added later does not show in it."""
+        """Returns this recommender as it stands now: what is added later does not show in it."""
         return copy.copy(self)
+
+    @property
+    def index(self) -> ItemIndex:
+        """What is searched: all items in the space of the queries."""
+        return self._state.index
 
     @property
     def allowed(self) -> Bool[Array, " rows"]:
@@ -345,17 +348,13 @@ class Recommender:
         """Numbers of users that requests are padded to; larger requests are cut."""
         return self._searcher.sizes
 
-    def _compile(self, state: State, asked: Iterable[tuple[tuple[int, ...], int, int]]) -> None:
-        for batch_sizes, k, longest in asked:
-            self._searcher.warm_up(state, batch_sizes=batch_sizes, k=k, longest=longest)
-
     def _make_state(self, catalogue: Catalogue, params: Params, buffers: Params, tables: Tables | None) -> State:
         """Returns what requests see of a catalogue and its tables."""
         return State(
             catalogue=catalogue,
             params=params,
             buffers=buffers,
-            index=self._retriever.index(params, buffers, num_items=catalogue.num_items),
+            index=self._newcomers.index(catalogue, params, buffers),
             allowed=self._place(~catalogue.removed, buffers),
             user_codes=fetch(buffers["tables"]["user_codes"]) if self._searcher.reads_users else None,
             tables=tables,
@@ -387,6 +386,8 @@ class Recommender:
         state, tables = self._state, self._state.tables
         if tables is None:
             tables = self._grower.start(state.catalogue, params=state.params, buffers=state.buffers)
+            state = self._make_state(state.catalogue, tables.params, tables.buffers, tables)
+            self._newcomers.measure(state)
             self._state = state = self._make_state(state.catalogue, tables.params, tables.buffers, tables)
         return state, tables
 

@@ -5,7 +5,8 @@ Read `Searcher.search`. What a request may see is a `State`, which never changes
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jax.sharding import NamedSharding
@@ -62,6 +63,14 @@ class State:
         codes = self.user_codes
         assert codes is not None
         return lambda start, end: codes[rows[start:end]]
+
+
+class Shapes(NamedTuple):
+    """Requests that are compiled ahead: numbers of users, how many items, items of the longest history."""
+
+    batch_sizes: tuple[int, ...]
+    k: int
+    longest: int
 
 
 class Searcher:
@@ -150,8 +159,12 @@ class Searcher:
 
         return encode
 
-    def warm_up(self, state: State, *, batch_sizes: Sequence[int], k: int, longest: int) -> None:
-        """Compiles requests and explanations of a state; see `Recommender.warm_up`."""
+    def warm_up(self, state: State, asked: Iterable[Shapes]) -> None:
+        """Compiles requests of some shapes, and explanations, of a state; see `Recommender.warm_up`."""
+        for shapes in asked:
+            self._warm_up(state, *shapes)
+
+    def _warm_up(self, state: State, batch_sizes: Sequence[int], k: int, longest: int) -> None:
         for length in self.shapes(max(longest, int(np.diff(state.catalogue.indptr).max()))):
             history = np.arange(length, dtype=np.int32) % state.catalogue.num_items
             self._retriever.look_up(state.buffers, state.index, rows_to_explain(0, history))

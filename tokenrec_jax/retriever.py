@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Int
+from jaxtyping import Array, Float, Int
 
 from tokenrec_jax.evaluation.evaluator import ScoreFunction, score_with_index
 from tokenrec_jax.retrieval.index import ItemIndex
@@ -32,14 +32,28 @@ class Retriever:
         self._templates = put({"seen": np.int32(0), "unseen": np.int32(built.unseen_template)}, replicated(mesh))
 
     def look_up(self, buffers: Params, index: ItemIndex, rows: Int[np.ndarray, " rows"]) -> list[jax.Array]:
-        """Returns the unit vectors in the space of the queries, and the codes, of some items."""
+        """Returns the vectors in the space of the queries, as long as the items weigh, and the codes of some items."""
         return self._rows([index.vectors, buffers["tables"]["item_codes"]], put(rows, replicated(self.mesh)))
 
-    def index(self, params: Params, buffers: Params, *, num_items: int | None = None) -> ItemIndex:
-        """Returns the index over the items in the space of the queries; `num_items` None: those of the training."""
+    def index(
+        self,
+        params: Params,
+        buffers: Params,
+        *,
+        num_items: int | None = None,
+        weights: Float[Array, " items"] | None = None,
+    ) -> ItemIndex:
+        """Returns the index over the items in the space of the queries.
+
+        Args:
+          params: of the model.
+          buffers: its other arrays.
+          num_items: how many rows are items; None: those of the training.
+          weights: of each item in the search, see `ItemIndex.build`.
+        """
         count = self.built.shape.num_items if num_items is None else num_items
         vectors = self._item_vectors(*self._read_of_items(params, buffers))
-        return ItemIndex.build(vectors, metric="cosine", num_items=count)
+        return ItemIndex.build(vectors, metric="cosine", num_items=count, weights=weights)
 
     def query(
         self, params: Params, buffers: Params, index: ItemIndex, batch: EvaluationBatch, *, prompt: str = "seen"
@@ -57,9 +71,9 @@ class Retriever:
         return self._query(*read, index.vectors, batch.user, batch.history, self._templates[prompt])
 
     def score_function(
-        self, params: Params, buffers: Params, *, prompt: str = "seen", num_items: int | None = None
+        self, params: Params, buffers: Params, *, prompt: str = "seen", index: ItemIndex | None = None
     ) -> ScoreFunction:
-        """Returns what the evaluator ranks with; `num_items` as for `index`."""
-        index = self.index(params, buffers, num_items=num_items)
+        """Returns what the evaluator ranks with; `index` None: that of the items of the training."""
+        index = self.index(params, buffers) if index is None else index
         query = functools.partial(self.query, params, buffers, index, prompt=prompt)
         return score_with_index(query, index, sharding=batch_sharding(self.mesh))

@@ -9,7 +9,8 @@ out, ties against us, as everywhere:
           the others, at least one, are added. Beside them the last items of the training's users, those that have
           about as many interactions in training: compare with targets that are last too, for where a target stands
           matters more than whether its item was held out. Every target, of either kind, is ranked after all that its
-          user had before it, held-out items among them.
+          user had before it, held-out items among them. What the additions cost is told by the last items of the
+          training's users before them, each ranked after what the training has of its user.
 
 Targets of one item share its vector, so intervals are of items drawn again, see `holdout_ranks.report`.
 """
@@ -132,6 +133,10 @@ def measure_items(recommender: Recommender, part: HeldOut, *, config: Config) ->
     """Returns HR of held-out items and of items of the training with as many interactions."""
     run_data = recommender.interactions
     added, targets = _divide(part, seed=config.seed)
+    own = [run_data.history(row).tolist() for row in range(run_data.num_users)]
+    before = rank_last(
+        recommender.score_function(), run_data, own, owners=range(len(own)), config=config, cutoff=USER_CUTOFF
+    )
     recommender.add_interactions(added)
     user_rows = {user: row for row, user in enumerate(recommender.user_ids)}
     item_rows = {item: row for row, item in enumerate(recommender.item_ids)}
@@ -156,12 +161,15 @@ def measure_items(recommender: Recommender, part: HeldOut, *, config: Config) ->
     is_last = np.array([target.is_last for target, _ in kept], bool)
     peers = _peers(added_degree[items[is_last]], degree[seen_items], seed=config.seed)
     told: dict[str, Any] = {"unit": "items", "cutoff": ITEM_CUTOFF, "seed": config.seed}
+    first: dict[str, Any] = {**told, "cutoff": USER_CUTOFF}
     return {
         "items": len(np.unique(items)),
         "held_out": report(held_out[is_last], items[is_last], **told),
         "seen": report(seen[peers], seen_items[peers], **told),
         "held_out_anywhere": report(held_out, items, **told),
         "seen_all": report(seen, seen_items, **told),
+        "seen_all_before_addition": report(before, seen_items, **first),
+        "seen_all_after_addition": report(seen, seen_items, **first),
     }
 
 

@@ -87,7 +87,7 @@ class BulkRanker:
             params,
             buffers,
             recommender.interactions,
-            index=retriever.index(params, buffers, num_items=recommender.interactions.num_items),
+            index=recommender.index,
             config=model.config,
             allow=recommender.allowed,
             batch_size=batch_size,

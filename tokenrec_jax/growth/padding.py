@@ -1,12 +1,14 @@
-"""Tables of a model in other numbers of rows. Read `resize_tables`."""
+"""Tables of a model in other numbers of rows, or without some. Read `resize_tables`."""
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float
 
 from tokenrec_jax.sharding import fetch, path_name, put, state_shardings
 from tokenrec_jax.types import PADDING
@@ -46,3 +48,12 @@ def resize_tables(trees: tuple[Any, ...], *, rows: Mapping[str, int], keep: Mapp
         resized,
         state_shardings(resized, mesh),
     )
+
+
+def without_rows(table: Float[Array, "rows emb"], gone: Bool[Array, " rows"]) -> Float[Array, "rows emb"]:
+    """Returns a table, cut over the devices as it is, with zeros in some rows."""
+    return jax.jit(_zeroed, out_shardings=table.sharding)(table, gone)
+
+
+def _zeroed(table: Float[Array, "rows emb"], gone: Bool[Array, " rows"]) -> Float[Array, "rows emb"]:
+    return jnp.where(gone[:, None], 0.0, table)

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from tokenrec_jax.config import Config
 from tokenrec_jax.data.graph import ROW_MULTIPLE, arrange_graph, graph_shardings
 from tokenrec_jax.growth.catalogue import Catalogue
-from tokenrec_jax.growth.padding import resize_tables
+from tokenrec_jax.growth.padding import resize_tables, without_rows
 from tokenrec_jax.growth.propagation import Propagated, Start, fit_start, moved, propagate_grown, session_vectors
 from tokenrec_jax.models.tokenizer import tokenizer_type
 from tokenrec_jax.numerics import normalize, round_up
@@ -204,6 +204,30 @@ class Grower:
             moved_rows = first + np.flatnonzero(changed[side][first:])
             grown[f"{side}_codes"] = self._encoded(tables.params, buffers, moved_rows, side=side)
         return dataclasses.replace(tables, buffers=buffers, propagated=after, graph=graph)
+
+    def forget(self, tables: Tables, items: Bool[np.ndarray, " rows"], *, untouched: bool) -> tuple[Params, Params]:
+        """Returns parameters and buffers in which some items of the run stand where they would if they had been added.
+
+        Args:
+          tables: as `start` has made them.
+          items: which.
+          untouched: with nothing but their content, instead of with their interactions.
+        """
+        run, rows = tables.run, NamedSharding(self._mesh, ROWS)
+        gone = put(items, rows)
+        known = run.known[0], put(fetch(run.known[1]) & ~items, rows)
+        after = self._propagate(_embedding(tables.params), run.vectors, known, run.start, tables.graph)
+        run = run._replace(
+            vectors=(run.vectors[0], without_rows(run.vectors[1], gone)),
+            before=run.before._replace(items=without_rows(run.before.items, gone)),
+        )
+        nobody = put(items & untouched, rows)
+        (_, vectors), _ = self._move(tables.params, tables.buffers, run, after, nobody)
+        head = dict(tables.params["head"])
+        if "item_residual" in head:
+            head["item_residual"] = without_rows(head["item_residual"], gone)
+        arrays = {**tables.buffers["tables"], "item_vectors": vectors}
+        return {**tables.params, "head": head}, {**tables.buffers, "tables": arrays}
 
     def encode_sessions(
         self, tables: Tables, history: Int[np.ndarray, "batch history"]

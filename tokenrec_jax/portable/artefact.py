@@ -90,9 +90,9 @@ def lower(recommender: Recommender, *, k: int) -> tuple[bytes, dict[str, np.ndar
     excluded items anyhow.
     """
     definition, model = recommender.built.definition, recommender.model
-    items = jax.jit(model.item_space)(model.tables.item_vectors[...])[: recommender.interactions.num_items]
+    items = recommender.index.vectors[: recommender.interactions.num_items]
     allowed = recommender.allowed[: len(items)]
-    parts = {"model": split(model), "items": normalize(items), "allowed": allowed}
+    parts = {"model": split(model), "items": items, "allowed": allowed}
     leaves, structure = jax.tree_util.tree_flatten_with_path(parts)
     arrays = {path_name(path): fetch(leaf) for path, leaf in leaves}
 

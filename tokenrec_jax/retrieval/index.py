@@ -38,8 +38,8 @@ class ItemIndex:
     """Searchable item vectors; a pytree, so it can be passed to jitted functions and be sharded.
 
     Attributes:
-      vectors: one item a row, of length 1 under `cosine`, in the type of the storage; the rows from `num_items` on are
-        zero padding.
+      vectors: one item a row, under `cosine` as long as its weight, which is 1 unless one was given, in the type of the
+        storage; the rows from `num_items` on are zero padding.
       num_items: how many rows are items; an array, so that a catalogue that grows within its padding does not
         recompile the search.
       metric: "cosine" or "dot".
@@ -64,6 +64,7 @@ class ItemIndex:
         num_items: int | None = None,
         storage: Storage = "float32",
         capacity: int = 0,
+        weights: Float[Array, " items"] | None = None,
     ) -> "ItemIndex":
         """Prepares item vectors for search.
 
@@ -73,6 +74,7 @@ class ItemIndex:
           num_items: how many of the rows are items, for tables that are padded already; None: all.
           storage: type that is searched, see `storage.py`.
           capacity: rows to make room for, so that items can be added without compiling anything again.
+          weights: what the scores of each item are multiplied by, None for nothing; `update` knows none.
 
         Raises:
           ConfigError: an argument is out of range.
@@ -93,7 +95,7 @@ class ItemIndex:
         table = vectors if isinstance(vectors, jax.Array) else jax.device_put(vectors)
         device_count = put(np.int32(count), replicated_beside(table))
         size = round_up(max(rows, capacity), multiple=ROW_MULTIPLE)
-        prepared, mesh = _prepare(table, device_count, metric=metric, storage=storage, size=size), None
+        prepared, mesh = _prepare(table, device_count, weights, metric=metric, storage=storage, size=size), None
         if table.sharding.num_devices > 1 and is_ours(table.sharding):
             prepared = jax.device_put(prepared, NamedSharding(table.sharding.mesh, ROWS))
             mesh = table.sharding.mesh.abstract_mesh
@@ -243,10 +245,18 @@ def _measured(vectors: Float[Array, "rows emb"], metric: str) -> Float[Array, "r
 
 @functools.partial(jax.jit, static_argnames=("metric", "storage", "size"))
 def _prepare(
-    vectors: Float[Array, "items emb"], num_items: Int[Array, ""], *, metric: str, storage: str, size: int
+    vectors: Float[Array, "items emb"],
+    num_items: Int[Array, ""],
+    weights: Float[Array, " items"] | None,
+    *,
+    metric: str,
+    storage: str,
+    size: int,
 ) -> Rows:
     """Returns rows to search, normalised if the metric wants it, with all rows from `num_items` on zero."""
     vectors = _measured(vectors, metric)
+    if weights is not None:
+        vectors = vectors * weights[:, None]
     is_item = jnp.arange(vectors.shape[0])[:, None] < num_items
     vectors = jnp.pad(jnp.where(is_item, vectors, 0), ((0, size - vectors.shape[0]), (0, 0)))
     return encode(vectors, storage)
