@@ -1,6 +1,6 @@
 """Compiles the steps of a config for a TPU topology on this machine and says what they would cost; nothing is run.
 
-  python -m experiments.compile --config=experiments/configs/lastfm.py:t5-small --topology=v5e:2x4 \
+  python -m experiments.compile --config=experiments/configs/lastfm.py:t5-small --topology=v5e:2x4
       [--llm=t5-large] [--batch=1024] [--length=50] [--items=100000] [--mesh=1,8,1] [--output=FILE.json] [--search]
 
 Needs libtpu (extra `tpu`) but no TPU. --search walks batch sizes and remat policies.

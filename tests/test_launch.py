@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import subprocess
 
 import pytest
@@ -43,6 +44,41 @@ def test_tpu_scripts_copy_install_and_train(script, worker, together):
     assert words[words.index(".") + 1 :][:2] == ["tokenrec_jax/launch/setup.sh", "demo,tpu"]
 
 
+def test_what_decides_here_decides_on_a_tpu_too():
+    given = {"PYTHON": "python3.12", "TOKENREC_CACHE": "/nfs/a cache"}
+    done = launch("tpu_vm.sh", "--dry-run", "name", "zone", "--", *TRAINING, TMPDIR="/tmp", **given)
+    words = remote(shlex.split(done.stdout.splitlines()[-1]), "--command=")
+    assert words[:3] == ["export", "PYTHON=python3.12", "TOKENREC_CACHE=/nfs/a cache"]
+    assert words[words.index("&&") + 1 :][:2] == ["mkdir", "-p"]
+
+
+@pytest.mark.parametrize(
+    ("python", "line"),
+    [
+        ("python3.99", "error: python3.99: no such Python; set PYTHON to one of 3.11 to 3.14"),
+        ("./old", "error: ./old is Python 3.9; 3.11 to 3.14 are needed: set PYTHON"),
+    ],
+)
+def test_no_environment_is_made_of_another_python(tmp_path, python, line):
+    (tmp_path / "launch").mkdir()
+    shutil.copy(REPOSITORY / "launch" / "setup.sh", tmp_path / "launch")
+    (tmp_path / "old").write_text("#!/bin/sh\necho 3.9\n")
+    (tmp_path / "old").chmod(0o755)
+    # An environment that was moved here: what it activates lies elsewhere.
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "pyvenv.cfg").touch()
+    (tmp_path / ".venv" / "bin" / "activate").write_text("PATH=/nowhere:$PATH\n")
+    done = subprocess.run(
+        ["bash", "launch/setup.sh", "demo"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHON": python},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (1, line + "\n")
+
+
 def test_slurm_gets_a_process_a_gpu():
     done = launch("gpu_slurm.sh", "--dry-run", "2", "8", "--", *TRAINING, SBATCH_ARGUMENTS="--partition=big --time=60")
     assert done.returncode == 0, done.stderr
@@ -51,7 +87,7 @@ def test_slurm_gets_a_process_a_gpu():
     assert submit[0] == "sbatch"
     assert {"--nodes=2", "--ntasks-per-node=8", "--gpus-per-node=8", "--partition=big", "--time=60"} < set(submit)
     words = remote(submit, "--wrap=")
-    assert words[words.index("srun") + 1] == "--kill-on-bad-exit=1"
+    assert words[words.index("srun") + 1] == "--kill-on-bad-exit=1" and "--cpus-per-task=8" in {*words} & {*submit}
     assert words[words.index("python") :] == ["python", "-m", "experiments.train", "--distributed=auto", *TRAINING]
 
 

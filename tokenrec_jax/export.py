@@ -27,9 +27,8 @@ def export(recommender: Recommender, folder: str) -> None:
     `config.json`, `model.safetensors` and the tokenizer's files are the language model with adapters merged into its
     weights and a token for each code behind its own vocabulary. `users.tsv` and `items.tsv` say which tokens stand for
     whom. `tokenrec.safetensors` has the arrays of the projection head, and `item_vectors` [items, emb], unit length
-    but for items that were added, in the order of `items.tsv`. With one position a code (`llm.item_positions`), neither
-    fold-in nor item vectors nor content at the input, as the paper has it, that turns hidden states into rankings. What
-    else a recipe reads is not there: `export_portable` keeps all of it.
+    but for items that were added, in the order of `items.tsv`. What makes queries, prompts and fold-in among it, is not
+    there: `export_portable` keeps all of it.
 
     Args:
       recommender: of a finished run.

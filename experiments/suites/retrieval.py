@@ -1,7 +1,7 @@
 """Exact search side by side with `faiss.IndexFlatIP`, which is the usual answer to the same question.
 
-Read `compare`. Both get the same random vectors and two threads (XLA takes the machine's cores, faiss is told), and
-take turns, so that what else the machine does falls on both. The vectors need no normalising: metric "dot".
+Read `compare`. Both get the same random vectors and all cores that this process may use, and take turns, so that what
+else the machine does falls on both. The vectors need no normalising: metric "dot".
 """
 
 import concurrent.futures
@@ -9,6 +9,7 @@ import functools
 import gc
 import importlib
 import multiprocessing
+import os
 import pathlib
 import resource
 import statistics
@@ -29,7 +30,7 @@ _ITEMS = flags.DEFINE_list(
 )
 _QUERIES = flags.DEFINE_list("retrieval_queries", ["1", "64", "1024"], "Suite retrieval: queries at a time.")
 
-DIMENSION, K, FAISS_THREADS = 64, 20, 2
+DIMENSION, K = 64, 20
 #: Seconds that both together may take for one comparison, and the bounds of how often they take turns.
 BUDGET, MIN_TURNS, MAX_TURNS = 20.0, 3, 50
 #: Seconds that a turn of both lasts, in as many calls as fit. Not one call each: the threads of either library wait for
@@ -45,7 +46,9 @@ def measure(config: Config) -> dict[str, Any]:
         faiss = importlib.import_module("faiss")
     except ImportError:
         raise ConfigError("faiss is not installed, and it is what we compare with; pip install faiss-cpu") from None
-    faiss.omp_set_num_threads(FAISS_THREADS)
+    # Systems without affinity have all cores for everybody.
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    faiss.omp_set_num_threads(threads)
     sizes, batches = _sizes(_ITEMS.name, _ITEMS.value), _sizes(_QUERIES.name, _QUERIES.value)
     comparisons = []
     for num_items in sizes:
@@ -60,10 +63,13 @@ def measure(config: Config) -> dict[str, Any]:
                 {"num_items": num_items, "num_queries": num_queries}
                 | compare(index, queries, other=functools.partial(_faiss_ids, flat))
             )
+    if jax.default_backend() != "cpu":
+        # An accelerator belongs to one process, and its memory is not the host's.
+        return {"dimension": DIMENSION, "k": K, "faiss_threads": threads, "comparisons": comparisons}
     # In a process of its own: what a process has once used does not go away.
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         memory = pool.submit(peak_memory, max(sizes), max(batches)).result()
-    return {"dimension": DIMENSION, "k": K, "faiss_threads": FAISS_THREADS, "comparisons": comparisons} | memory
+    return {"dimension": DIMENSION, "k": K, "faiss_threads": threads, "comparisons": comparisons} | memory
 
 
 def compare(

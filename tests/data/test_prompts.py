@@ -95,3 +95,17 @@ def test_a_missing_tokenizer_is_one_line(tmp_path):
     with pytest.raises(ConfigError) as caught:
         load_tokenizer(str(tmp_path / "nothing"))
     assert "\n" not in str(caught.value) and "llm.tokenizer" in str(caught.value)
+
+
+def test_prompts_do_not_depend_on_the_day():
+    tokenizer = word_tokenizer([*prompts.TRAINING_TEMPLATES, "user bot 01 Jan 2026"])
+    tokenizer.chat_template = (
+        "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+        "{{ date_string }} user {{ messages[0].content }} bot "
+    )
+    vocabulary = make_vocabulary(tokenizer, num_books=1, book_size=2)
+    made = prompts.tokenize_templates(
+        prompts.TRAINING_TEMPLATES[:1], tokenizer=tokenizer, vocabulary=vocabulary, encoder_decoder=False
+    )
+    day = tokenizer("01 Jan 2026 user", add_special_tokens=False)["input_ids"]
+    assert made.text[0, 0, : len(day)].tolist() == day

@@ -6,13 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors
 from flax import nnx
 
 torch = pytest.importorskip(
     "torch", reason="PyTorch is not installed: pip install 'tokenrec_jax[parity]'", exc_type=ImportError
 )
 
-import transformers  # noqa: E402 - PyTorch may be missing
+import safetensors.torch  # noqa: E402 - PyTorch may be missing
+import transformers  # noqa: E402
 
 from tokenrec_jax.models import llm  # noqa: E402
 
@@ -181,6 +183,19 @@ def test_what_we_save_transformers_loads_bit_exact(pair, tmp_path):
     assert reloaded.config == ours.config
     left, right = (nnx.to_pure_dict(nnx.state(model, nnx.Param)) for model in (ours, reloaded))
     jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+@pytest.mark.parametrize("family", ["smollm2", "gpt2"])
+def test_the_one_table_of_a_tied_model_may_have_either_name(family, tmp_path):
+    """`safetensors.torch.save_model` drops copies and keeps the first name, here that of the head."""
+    theirs = random_torch_model(family)
+    theirs.config.save_pretrained(tmp_path)
+    safetensors.torch.save_model(theirs, str(tmp_path / "model.safetensors"))
+    with safetensors.safe_open(tmp_path / "model.safetensors", framework="numpy") as file:
+        assert "lm_head.weight" in file.keys()  # noqa: SIM118
+    ours = llm.load(str(tmp_path))
+    expected = theirs.get_input_embeddings().weight.detach().numpy()
+    np.testing.assert_array_equal(np.asarray(ours.token_embedding[...])[: len(expected)], expected)
 
 
 def test_bare_stack_without_head(tmp_path):

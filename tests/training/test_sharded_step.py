@@ -72,9 +72,10 @@ from tests.training.conftest import Setup
 from tokenrec_jax.config import MeshConfig
 from tokenrec_jax.data.batches import train_batches
 from tokenrec_jax.data.synthetic import synthetic_interactions
+from tokenrec_jax.evaluation import evaluator
 from tokenrec_jax.models import item_features
 from tokenrec_jax.recommender import Retriever
-from tokenrec_jax.sharding import make_mesh, put_batch
+from tokenrec_jax.sharding import make_mesh, put, put_batch, replicated
 from tokenrec_jax.training.build import build_model
 from tokenrec_jax.training.step import make_train_step
 from tokenrec_jax.types import ConfigError, Stage
@@ -114,6 +115,13 @@ retriever = Retriever(setup.built, mesh=mesh)
 found["items"] = moved(retriever._item_vectors.lower(state.params, state.buffers).compile())
 index = retriever.index(state.params, state.buffers)
 queries = put_batch(np.zeros((32, 16), np.float32), mesh)
+scores = jax.jit(lambda index, queries: index.score(queries))(index, queries)
+target, seen = (put(np.zeros(shape, np.int32), replicated(mesh)) for shape in (32, (32, 4)))
+arguments = (put(np.zeros(300, np.int32), replicated(mesh)), scores, target)
+count = put(np.int32(300), replicated(mesh))
+assert evaluator.mesh_of(scores) is not None
+best = evaluator._best_positions.lower(*arguments, seen=seen, num_items=count, k=10, mesh=evaluator.mesh_of(scores))
+found["positions"] = moved(best.compile())
 found["search"] = moved(type(index).search.lower(index, queries, k=10).compile())
 print(json.dumps(found))
 """

@@ -12,6 +12,9 @@ import transformers
 from tokenrec_jax.data.vocabulary import Vocabulary
 from tokenrec_jax.types import SLOT_HISTORY, SLOT_NONE, SLOT_USER, ConfigError, PromptTemplates
 
+#: What chat templates that take the day are told.
+_DAY = "01 Jan 2026"
+
 #: `{user}` becomes the tokens of the user, `{history}` those of the items. Source: TokenRec §IV-C has the idea of
 #: several templates; the words are ours. The first one is the "seen" template of the evaluation.
 TRAINING_TEMPLATES = (
@@ -94,7 +97,8 @@ def _in_chat(template: str, tokenizer: transformers.PreTrainedTokenizerBase) -> 
     if not getattr(tokenizer, "chat_template", None):
         return template
     messages = [{"role": "user", "content": template}]
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    # Llama 3's would name the day: the same run on another day has the same prompts.
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, date_string=_DAY))
 
 
 def _first_tokens(tokenizer: transformers.PreTrainedTokenizerBase) -> list[int]:

@@ -4,6 +4,7 @@ Strings are tokenized once, at start-up; the ids of code tokens are computed, ne
 """
 
 import dataclasses
+import pathlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -63,9 +64,11 @@ def load_tokenizer(name: str) -> transformers.PreTrainedTokenizerBase:
       ConfigError: it is in none of them, or it has no end token.
     """
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+        folder = pathlib.Path(name).expanduser()
+        path = str(folder) if folder.is_dir() else name
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:  # Those of several libraries, for files of any kind.
+        reason = " ".join([f"{type(error).__name__}:", *str(error).split()])[:200]
         raise ConfigError(
             f"llm.tokenizer: no tokenizer {name!r} ({reason}); give a folder with tokenizer.json, a hub id while "
             "the hub is reachable, or, for random weights, llm.name=scratch:PRESET"

@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AbstractMesh
 from jaxtyping import Array, Float, Int
 
 from tokenrec_jax.evaluation import ranking
 from tokenrec_jax.retrieval import search
 from tokenrec_jax.retrieval.index import ItemIndex
-from tokenrec_jax.sharding import fetch, put, replicated_beside
+from tokenrec_jax.sharding import fetch, is_ours, on_mesh, put, replicated_beside
 from tokenrec_jax.types import PADDING, DataError, EvaluationBatch
 
 ScoreFunction = Callable[[EvaluationBatch], jax.Array | np.ndarray]
@@ -72,7 +73,7 @@ def evaluate(
         if positions is None:
             positions = put(np.full(num_items, _NEVER, np.int32), beside)
         positions = _best_positions(
-            positions, scores, target, seen=seen, num_items=count, k=min(max(cutoffs), num_items)
+            positions, scores, target, seen=seen, num_items=count, k=min(max(cutoffs), num_items), mesh=mesh_of(scores)
         )
         rank = jax.device_put(ranking.ranks(scores, target, seen=seen, num_items=count), beside)
         # The ranks of the previous batch are read while this one is computed: the device is never idle, and
@@ -114,7 +115,13 @@ def score_with_index(
 _NEVER = np.iinfo(np.int32).max
 
 
-@functools.partial(jax.jit, static_argnames=("k",), donate_argnames=("positions",))
+def mesh_of(scores: jax.Array) -> AbstractMesh | None:
+    """Returns the mesh of ours that scores are cut over; None if they are whole."""
+    layout = scores.sharding
+    return layout.mesh.abstract_mesh if is_ours(layout) and layout.num_devices > 1 else None
+
+
+@functools.partial(jax.jit, static_argnames=("k", "mesh"), donate_argnames=("positions",))
 def _best_positions(
     positions: Int[Array, " catalogue"],
     scores: Float[Array, "batch items"],
@@ -123,6 +130,7 @@ def _best_positions(
     seen: Int[Array, "batch seen"],
     num_items: Int[Array, ""],
     k: int,
+    mesh: AbstractMesh | None,
 ) -> Int[Array, " catalogue"]:
     """Returns the best position (1 to k) at which each item has been shown to any user so far.
 
@@ -130,7 +138,8 @@ def _best_positions(
     batches.
     """
     allowed = ranking.candidates(target, seen=seen, num_rows=scores.shape[1], num_items=num_items)
-    ids = search.select(scores, allowed, k=k).ids
+    with on_mesh(mesh):
+        ids = search.best_of_scores(scores, allowed, k=k).ids
     unused = (ids == PADDING) | (target < 0)[:, None]
     ids = jnp.where(unused, positions.shape[0], ids)
     position = jnp.broadcast_to(jnp.arange(1, k + 1, dtype=jnp.int32), ids.shape)

@@ -26,7 +26,7 @@ from tokenrec_jax.retrieval.tiles import best_in_tiles, similarities
 from tokenrec_jax.sharding import DATA, ROW_AXES
 from tokenrec_jax.types import PADDING, TopK
 
-__all__ = ["allowed_items", "rerank", "select", "similarities", "top_k"]
+__all__ = ["allowed_items", "best_of_scores", "rerank", "select", "similarities", "top_k"]
 
 #: Queries that are re-ranked at a time: the candidates' rows of each are copied together.
 _RERANKED_TOGETHER = 128
@@ -102,6 +102,30 @@ def top_k(
     specs = tuple(None if argument is None else spec for argument, spec in zip(arguments, cut, strict=True))
     ids, scores = over_devices(local, mesh, in_specs=specs, out_specs=BATCH)(*arguments)
     return TopK(ids=ids, scores=scores)
+
+
+def best_of_scores(scores: Float[Array, "batch items"], allowed: Bool[Array, "batch items"], *, k: int) -> TopK:
+    """Returns what `select` does, of scores that may be cut over devices: only the k best of each part travel.
+
+    Args:
+      scores: the batch along `DATA`, the items along `ROW_AXES`, if they are cut.
+      allowed: which items count.
+      k: how many.
+    """
+    mesh = partitions()
+    if mesh is None:
+        return select(scores, allowed, k=k)
+
+    def local(part, allowed) -> tuple[Array, Array]:
+        own = select(part, allowed, k=k)
+        ids = jnp.where(own.ids == PADDING, PADDING, own.ids + jax.lax.axis_index(ROW_AXES) * part.shape[1])
+        ids, found = (jax.lax.all_gather(x, ROW_AXES, axis=1, tiled=True) for x in (ids, own.scores))
+        best = merge(ids, found, k=k, tiling=ACCELERATOR)
+        return best.ids, best.scores
+
+    cut = PartitionSpec(DATA, ROW_AXES)
+    ids, found = over_devices(local, mesh, in_specs=(cut, cut), out_specs=PartitionSpec(DATA))(scores, allowed)
+    return TopK(ids=ids, scores=found)
 
 
 def rerank(

@@ -26,7 +26,7 @@ from tokenrec_jax.models.tables import ItemContent, ModelShape
 from tokenrec_jax.models.tokenrec import TokenRec
 from tokenrec_jax.numerics import round_up
 from tokenrec_jax.sharding import FSDP, TENSOR, put, state_shardings
-from tokenrec_jax.training.item_text import TextMap, fit_text_map
+from tokenrec_jax.training.item_text import TextMap, fit_text_map, forget_model
 from tokenrec_jax.training.state import ModelDefinition, Params, abstract_state, define_model
 from tokenrec_jax.types import PADDING, PromptTemplates
 
@@ -142,6 +142,8 @@ def build_model(config: Config, training: Interactions, *, mesh: Mesh, saved: pa
         content=None if saved is not None else _content(config, features, text, training, shape=shape),
     )
     _check_lengths(definition, config)
+    # Training has the memory for itself.
+    forget_model()
     return BuiltModel(
         config=config,
         definition=definition,

@@ -160,7 +160,7 @@ def text_states(name: str, texts: Sequence[str], *, cache: pathlib.Path | None) 
 
 def _files(name: str) -> dict[str, str]:
     """Returns the hashes of the files of a language model that is a path: what it holds may change."""
-    path = pathlib.Path(name)
+    path = pathlib.Path(name).expanduser()
     files = sorted(child for child in path.iterdir() if child.is_file()) if path.is_dir() else [path]
     return {file.name: content_hash(file) for file in files if file.is_file()}
 
@@ -185,6 +185,11 @@ def _read(name: str, texts: Sequence[str]) -> Float[np.ndarray, "texts hidden"]:
         if start // BATCH % 20 == 0:
             logging.info("item text: %d of %d read by %s", min(start + BATCH, len(order)), len(order), name)
     return states
+
+
+def forget_model() -> None:
+    """Frees the language model that texts were read with; it is loaded again when there is need."""
+    _load.cache_clear()
 
 
 @functools.lru_cache(maxsize=1)

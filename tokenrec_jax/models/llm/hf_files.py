@@ -136,7 +136,11 @@ def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
             f"{folder}: only pytorch_model.bin, a pickle, which is not read; convert it where you trust it: load it "
             "with from_pretrained(folder) of its class in transformers, then save_pretrained(folder)"
         )
-    raise ConfigError(f"{folder}: no weights; allowed: {WEIGHTS}, or {INDEX} with its shards")
+    raise ConfigError(
+        f"{folder}: no weights; allowed: {WEIGHTS}, or {INDEX} with its shards (of a hub id that has pickles only "
+        "nothing is fetched: load it with from_pretrained of its class in transformers where you trust it, then "
+        "save_pretrained(folder))"
+    )
 
 
 def _damaged(path: pathlib.Path, error: Exception) -> ConfigError:

@@ -123,6 +123,9 @@ def load_hf(
         if not finite:
             problems.append(f"{key} holds NaN or infinity")
     problems += _resolve_aliases(loaded, family)
+    if config.tied_head and HEAD in loaded and family.embedding not in loaded and family.embedding not in misfits:
+        # Writers that drop copies keep either name of the one table.
+        loaded[family.embedding] = loaded.pop(HEAD)
     if config.tied_head and HEAD in loaded:
         if family.embedding in loaded and jnp.array_equal(loaded[HEAD], loaded[family.embedding]):
             del loaded[HEAD]
