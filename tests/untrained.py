@@ -9,9 +9,8 @@ from tokenrec_jax.data.sources import load_interactions
 from tokenrec_jax.recommender import Recommender
 from tokenrec_jax.retriever import Retriever
 from tokenrec_jax.sharding import make_mesh
-from tokenrec_jax.training.build import build_model
+from tokenrec_jax.training.build import build_model, first_state
 from tokenrec_jax.training.stages import begin_stage
-from tokenrec_jax.training.state import init_state
 from tokenrec_jax.types import Stage
 
 
@@ -28,7 +27,7 @@ def untrained_recommender(config: Config, interactions: Interactions | None = No
     interactions = load_interactions(config.data) if interactions is None else interactions
     mesh = make_mesh(config.mesh)
     built = build_model(config, interactions.without_last(2), mesh=mesh)
-    state = init_state(built.definition, seed=config.seed, mesh=mesh)
+    state = first_state(built, seed=config.seed, mesh=mesh)
     for stage in (Stage.TOKENIZER, Stage.LLM):
         state = begin_stage(state, built.graph, definition=built.definition, config=config, stage=stage, mesh=mesh)
     retriever = Retriever(built, mesh=mesh)

@@ -17,9 +17,8 @@ from tokenrec_jax.data.batches import train_batches
 from tokenrec_jax.data.graph import graph_shardings
 from tokenrec_jax.data.sources import load_interactions
 from tokenrec_jax.sharding import batch_sharding, make_mesh, put_batch, replicated, state_shardings
-from tokenrec_jax.training.build import build_model
+from tokenrec_jax.training.build import build_model, first_state
 from tokenrec_jax.training.stages import begin_stage
-from tokenrec_jax.training.state import init_state
 from tokenrec_jax.types import Stage
 
 #: Timed calls.
@@ -31,7 +30,7 @@ def measure(config: Config) -> dict[str, Any]:
     mesh = make_mesh(config.mesh)
     training = load_interactions(config.data).without_last(2)
     built = build_model(config, training, mesh=mesh)
-    state = init_state(built.definition, seed=config.seed, mesh=mesh, pretrained=built.pretrained)
+    state = first_state(built, seed=config.seed, mesh=mesh)
     state = begin_stage(state, built.graph, definition=built.definition, config=config, stage=Stage.LLM, mesh=mesh)
     batch = put_batch(next(train_batches(training, config=config, stage=Stage.LLM)), mesh)
     shardings = state_shardings(jax.eval_shape(lambda tree: tree, state), mesh)

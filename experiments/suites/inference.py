@@ -43,9 +43,8 @@ from tokenrec_jax.models.prompting import assemble_prompt, code_tokens, prompt_l
 from tokenrec_jax.models.tokenrec import TokenRec
 from tokenrec_jax.retriever import Retriever
 from tokenrec_jax.sharding import fetch, make_mesh
-from tokenrec_jax.training.build import BuiltModel, build_model
+from tokenrec_jax.training.build import BuiltModel, build_model, first_state
 from tokenrec_jax.training.stages import begin_stage
-from tokenrec_jax.training.state import init_state
 from tokenrec_jax.types import PADDING, ConfigError, EvaluationBatch, Stage
 
 #: In every round each peer ranks so many users, and we our share of all users; figures are medians of the rounds.
@@ -126,7 +125,7 @@ class _Ours:
         mesh = make_mesh(config.mesh)
         training = interactions.without_last(2)
         self.built: BuiltModel = build_model(config, training, mesh=mesh)
-        state = init_state(self.built.definition, seed=config.seed, mesh=mesh)
+        state = first_state(self.built, seed=config.seed, mesh=mesh)
         options: Any = {"definition": self.built.definition, "config": config, "mesh": mesh}
         for stage in (Stage.TOKENIZER, Stage.LLM):
             state = begin_stage(state, self.built.graph, stage=stage, **options)

@@ -13,9 +13,8 @@ from tokenrec_jax.config import Config
 from tokenrec_jax.data.batches import train_batches
 from tokenrec_jax.data.sources import load_interactions
 from tokenrec_jax.sharding import make_mesh, put_batch
-from tokenrec_jax.training.build import build_model
+from tokenrec_jax.training.build import build_model, first_state
 from tokenrec_jax.training.stages import begin_stage
-from tokenrec_jax.training.state import init_state
 from tokenrec_jax.training.step import make_train_step
 from tokenrec_jax.types import PADDING, Stage
 
@@ -59,7 +58,7 @@ class _Run:
         self._mesh = make_mesh(config.mesh)
         training = interactions.without_last(2)
         built = build_model(config, training, mesh=self._mesh)
-        state = init_state(built.definition, seed=config.seed, mesh=self._mesh, pretrained=built.pretrained)
+        state = first_state(built, seed=config.seed, mesh=self._mesh)
         options = {"definition": built.definition, "config": config, "mesh": self._mesh}
         for stage in (Stage.TOKENIZER, Stage.LLM):
             state = begin_stage(state, built.graph, stage=stage, **options)

@@ -13,7 +13,7 @@ from tokenrec_jax.config import Config, MeshConfig
 from tokenrec_jax.data.interactions import Interactions
 from tokenrec_jax.data.synthetic import synthetic_interactions
 from tokenrec_jax.sharding import make_mesh, state_shardings
-from tokenrec_jax.training.build import BuiltModel, build_model
+from tokenrec_jax.training.build import BuiltModel, build_model, with_data
 from tokenrec_jax.training.stages import begin_stage
 from tokenrec_jax.training.state import TrainState, fresh_state
 from tokenrec_jax.types import Stage
@@ -37,7 +37,8 @@ class Setup:
         # Without jit: to compile the start of a model takes longer than all that most tests do with it.
         key = jax.random.key(0)
         state = fresh_state(self.built.definition.init(key), key)
-        return self._begin(jax.device_put(state, state_shardings(state, self.mesh)), Stage.TOKENIZER)
+        state = jax.device_put(state, state_shardings(state, self.mesh))
+        return self._begin(with_data(state, self.built), Stage.TOKENIZER)
 
     def _begin(self, state: TrainState, stage: Stage) -> TrainState:
         return begin_stage(

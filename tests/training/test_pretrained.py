@@ -11,7 +11,7 @@ from tests.training.test_step import run
 from tokenrec_jax.data import prompts
 from tokenrec_jax.data.vocabulary import word_tokenizer
 from tokenrec_jax.models import llm
-from tokenrec_jax.training.state import init_state
+from tokenrec_jax.training.build import first_state
 from tokenrec_jax.types import ConfigError, Stage
 
 PRESETS = ("tiny", "llama-tiny", "gpt2-tiny")
@@ -36,7 +36,7 @@ def test_a_folder_trains_from_its_weights(checkpoint, objective):
     config.llm.objective = objective
     config.llm.dropout = -1.0
     setup = make_setup(config)
-    state = init_state(setup.built.definition, seed=1, mesh=setup.mesh, pretrained=setup.built.pretrained)
+    state = first_state(setup.built, seed=1, mesh=setup.mesh)
     expected = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     jax.tree.map(np.testing.assert_array_equal, state.params["llm"], expected)
     assert setup.built.vocabulary.num_text_tokens == len(setup.built.tokenizer)

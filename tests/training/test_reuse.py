@@ -9,9 +9,8 @@ from tests.killing import Killed, kill_after, let_live
 from tokenrec_jax.config import Config
 from tokenrec_jax.data.interactions import training_part
 from tokenrec_jax.sharding import make_mesh
-from tokenrec_jax.training.build import build_model
+from tokenrec_jax.training.build import build_model, first_state
 from tokenrec_jax.training.reuse import Reused, reuse, shared_stages
-from tokenrec_jax.training.state import init_state
 from tokenrec_jax.training.workdir import Workdir
 from tokenrec_jax.types import ConfigError, Stage
 
@@ -68,7 +67,7 @@ def test_a_run_that_was_killed_gives_the_stages_it_has_ended(tmp_path, monkeypat
     def take_over() -> Reused:
         training = training_part(donor.interactions(), made.evaluation)
         built, mesh = build_model(made, training, mesh=make_mesh(made.mesh)), make_mesh(made.mesh)
-        state = init_state(built.definition, seed=made.seed, mesh=mesh, pretrained=built.pretrained)
+        state = first_state(built, seed=made.seed, mesh=mesh)
         return reuse(state, donor.path, training=training, config=made, mesh=mesh)
 
     train_and_die_after(2)

@@ -8,8 +8,9 @@ from experiments.configs import tiny
 from tests.training.conftest import make_setup
 from tokenrec_jax.data.batches import train_batches
 from tokenrec_jax.sharding import put_batch
+from tokenrec_jax.training.build import first_state
 from tokenrec_jax.training.stages import begin_stage
-from tokenrec_jax.training.state import TRAINED, init_state
+from tokenrec_jax.training.state import TRAINED
 from tokenrec_jax.training.step import content_loss, make_train_step
 from tokenrec_jax.types import Stage
 
@@ -209,7 +210,7 @@ def test_a_run_without_the_tokenizer_stage_fits_its_codebooks_before_the_next():
     config.stages = ("collaborative", "llm")
     setup = make_setup(config)
     state = begin_stage(
-        init_state(setup.built.definition, seed=0, mesh=setup.mesh), setup.built.graph,
+        first_state(setup.built, seed=0, mesh=setup.mesh), setup.built.graph,
         definition=setup.built.definition, config=config, stage=Stage.LLM, mesh=setup.mesh,
     )  # fmt: skip
     codes = np.asarray(state.buffers["tables"]["item_codes"])[: setup.training.num_items]

@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from tokenrec_jax.ahead_of_time.chips import Chip, chip_of
@@ -136,7 +135,6 @@ def make_target(config: Config, *, topology: str, mesh: MeshConfig, num_users: i
         shape=shape,
         llm_config=model,
         templates=built.templates,
-        inverse_sqrt_degree=np.zeros(shape.item_rows, np.float32),
     )
     return Target(config, chip.core(cores), own_mesh, definition, shape, model, built)
 

@@ -4,11 +4,9 @@ The model that reads them is in `tokenrec.py`; what fills them is in `training/s
 """
 
 import dataclasses
-from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Float, Int
 
 from tokenrec_jax.config import Config
 from tokenrec_jax.models.buffer import Buffer
@@ -46,19 +44,6 @@ class ModelShape:
     text_dim: int = 0
 
 
-@dataclasses.dataclass(frozen=True)
-class ItemContent:
-    """Content of the items of a data set, in the padded rows of the item tables; of a kind that is not read, nothing.
-
-    Attributes:
-      values: numbers of categorical values, right-padded with `PADDING`.
-      text: text vectors.
-    """
-
-    values: Int[Any, "items width"]
-    text: Float[Any, "items text"]
-
-
 class Tables(nnx.Module):
     """Arrays that stages hand to later stages; one row a user or an item, padded rows at the end.
 
@@ -77,22 +62,18 @@ class Tables(nnx.Module):
         *,
         shape: ModelShape,
         templates: PromptTemplates,
-        inverse_sqrt_degree: Float[Any, " items"],
-        content: ItemContent | None = None,
     ):
-        """Makes empty tables around the given constants."""
+        """Makes the tables; what a data set says of items is put into them later, see `training/build.py`."""
         dim, books = config.lightgcn.embedding_dim, config.tokenizer.num_books
         self.user_vectors = Buffer(jnp.zeros((shape.user_rows, dim)))
         self.item_vectors = Buffer(jnp.zeros((shape.item_rows, dim)))
         self.user_codes = Buffer(jnp.zeros((shape.user_rows, books), jnp.int32))
         self.item_codes = Buffer(jnp.zeros((shape.item_rows, books), jnp.int32))
-        self.inverse_sqrt_degree = Buffer(jnp.asarray(inverse_sqrt_degree))
+        self.inverse_sqrt_degree = Buffer(jnp.zeros(shape.item_rows))
         if shape.num_features:
-            nothing = jnp.full((shape.item_rows, shape.feature_width), PADDING, jnp.int32)
-            self.item_features = Buffer(nothing if content is None else jnp.asarray(content.values))
+            self.item_features = Buffer(jnp.full((shape.item_rows, shape.feature_width), PADDING, jnp.int32))
         if shape.text_dim:
-            silence = jnp.zeros((shape.item_rows, shape.text_dim))
-            self.item_text = Buffer(silence if content is None else jnp.asarray(content.text))
+            self.item_text = Buffer(jnp.zeros((shape.item_rows, shape.text_dim)))
         self.text = Buffer(jnp.asarray(templates.text))
         self.text_length = Buffer(jnp.asarray(templates.text_length))
         self.slot = Buffer(jnp.asarray(templates.slot))

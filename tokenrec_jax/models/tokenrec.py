@@ -26,7 +26,7 @@ from tokenrec_jax.models.prompting import (
     history_lengths,
     prompt_length,
 )
-from tokenrec_jax.models.tables import ItemContent, ModelShape, Tables
+from tokenrec_jax.models.tables import ModelShape, Tables
 from tokenrec_jax.models.tokenizer import build_tokenizer
 from tokenrec_jax.numerics import round_up
 from tokenrec_jax.partitioned import take_rows
@@ -46,8 +46,6 @@ class TokenRec(nnx.Module):
         shape: ModelShape,
         llm: LanguageModel,
         templates: PromptTemplates,
-        inverse_sqrt_degree: Float[Any, " items"],
-        content: ItemContent | None = None,
         rngs: nnx.Rngs,
     ):
         """Composes the parts around a language model that knows only its own vocabulary."""
@@ -75,13 +73,7 @@ class TokenRec(nnx.Module):
                 hidden_size=llm.hidden_size,
                 rngs=rngs,
             )
-        self.tables = Tables(
-            config,
-            shape=shape,
-            templates=templates,
-            inverse_sqrt_degree=inverse_sqrt_degree,
-            content=content,
-        )
+        self.tables = Tables(config, shape=shape, templates=templates)
 
     def queries(
         self,

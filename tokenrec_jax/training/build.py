@@ -12,7 +12,6 @@ import transformers
 from absl import logging
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Float
 
 from tokenrec_jax.config import Config
 from tokenrec_jax.data import prompts
@@ -22,12 +21,12 @@ from tokenrec_jax.data.interactions import Interactions
 from tokenrec_jax.data.sources import cache_folder
 from tokenrec_jax.data.vocabulary import Vocabulary, load_tokenizer, make_vocabulary, word_tokenizer
 from tokenrec_jax.models import llm
-from tokenrec_jax.models.tables import ItemContent, ModelShape
+from tokenrec_jax.models.tables import ModelShape
 from tokenrec_jax.models.tokenrec import TokenRec
 from tokenrec_jax.numerics import round_up
 from tokenrec_jax.sharding import FSDP, TENSOR, put, state_shardings
 from tokenrec_jax.training.item_text import TextMap, fit_text_map, forget_model
-from tokenrec_jax.training.state import ModelDefinition, Params, abstract_state, define_model
+from tokenrec_jax.training.state import ModelDefinition, Params, TrainState, abstract_state, define_model, init_state
 from tokenrec_jax.types import PADDING, PromptTemplates
 
 #: A vocabulary from scratch is padded to a multiple of this, so that it can be sharded.
@@ -52,6 +51,7 @@ class BuiltModel:
       text: how text about items becomes a vector; None without `llm.item_text`.
       pretrained: weights of the language model in their places on the devices, for the first state of a run; None for
         random ones and for runs that have begun.
+      tables: what the data say of items, on the host, for the first state of a run; None for runs that have begun.
     """
 
     config: Config
@@ -66,6 +66,7 @@ class BuiltModel:
     features: FeatureTable | None
     text: TextMap | None
     pretrained: Params | None
+    tables: dict[str, np.ndarray] | None
 
 
 def build_model(config: Config, training: Interactions, *, mesh: Mesh, saved: pathlib.Path | None = None) -> BuiltModel:
@@ -138,9 +139,8 @@ def build_model(config: Config, training: Interactions, *, mesh: Mesh, saved: pa
         shape=shape,
         llm_config=model_config,
         templates=templates,
-        inverse_sqrt_degree=inverse_sqrt_degree(training),
-        content=None if saved is not None else _content(config, features, text, training, shape=shape),
     )
+    tables = None if saved is not None else _tables(config, features, text, training, shape=shape)
     _check_lengths(definition, config)
     # Training has the memory for itself.
     forget_model()
@@ -157,7 +157,25 @@ def build_model(config: Config, training: Interactions, *, mesh: Mesh, saved: pa
         features=features,
         text=text,
         pretrained=pretrained,
+        tables=tables,
     )
+
+
+def first_state(built: BuiltModel, *, seed: int, mesh: Mesh) -> TrainState:
+    """Returns the state in which a run begins; `seed` is that of the random parameters."""
+    return with_data(init_state(built.definition, seed=seed, mesh=mesh, pretrained=built.pretrained), built)
+
+
+def with_data(state: TrainState, built: BuiltModel) -> TrainState:
+    """Returns a fresh state with what the data say of items in its tables.
+
+    They come from the host, as a program that makes them would have to hold them.
+    """
+    assert built.tables is not None, "of a run that has begun"
+    arrays = dict(state.buffers["tables"])
+    for name, table in built.tables.items():
+        arrays[name] = put(table, arrays[name].sharding)
+    return dataclasses.replace(state, buffers={**state.buffers, "tables": arrays})
 
 
 def place_graph(interactions: Interactions, mesh: Mesh) -> jraph.GraphsTuple:
@@ -172,8 +190,6 @@ def define(
     shape: ModelShape,
     llm_config: llm.LanguageModelConfig,
     templates: PromptTemplates,
-    inverse_sqrt_degree: Float[np.ndarray, " items"],
-    content: ItemContent | None = None,
 ) -> ModelDefinition:
     """Returns the definition of a model of these sizes, which need not be those of any data set."""
     dropout = None if config.llm.dropout < 0 else config.llm.dropout
@@ -197,8 +213,6 @@ def define(
                 calls=llm.LayerCalls(remat=config.llm.remat, scan=config.llm.scan_layers),
             ),
             templates=templates,
-            inverse_sqrt_degree=inverse_sqrt_degree,
-            content=content,
             rngs=nnx.Rngs(params=key),
         )
 
@@ -211,17 +225,18 @@ def _text_map(config: Config, training: Interactions) -> TextMap:
     return fit_text_map(name, training.texts(), dim=dim, dataset=training.name, cache=cache)
 
 
-def _content(
+def _tables(
     config: Config, features: FeatureTable | None, text: TextMap | None, training: Interactions, *, shape: ModelShape
-) -> ItemContent:
-    """Returns the content of all items, and none for the padded rows."""
-    values = np.full((shape.item_rows, shape.feature_width), PADDING, np.int32)
+) -> dict[str, np.ndarray]:
+    """Returns what the data say of all items, and nothing for the padded rows, by the name of the model's table."""
+    tables = {"inverse_sqrt_degree": inverse_sqrt_degree(training)}
     if features is not None:
-        values[: shape.num_items] = features.encode(training.item_attributes or ())
-    vectors = np.zeros((shape.item_rows, shape.text_dim), np.float32)
+        tables["item_features"] = np.full((shape.item_rows, shape.feature_width), PADDING, np.int32)
+        tables["item_features"][: shape.num_items] = features.encode(training.item_attributes or ())
     if text is not None:
-        vectors[: shape.num_items] = text.vectors(training.texts(), cache=cache_folder(config.data))
-    return ItemContent(values=values, text=vectors)
+        tables["item_text"] = np.zeros((shape.item_rows, shape.text_dim), np.float32)
+        tables["item_text"][: shape.num_items] = text.vectors(training.texts(), cache=cache_folder(config.data))
+    return tables
 
 
 def _check_lengths(definition: ModelDefinition, config: Config) -> None:

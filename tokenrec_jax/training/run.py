@@ -16,13 +16,13 @@ from tokenrec_jax.data.batches import train_batches
 from tokenrec_jax.data.interactions import Interactions
 from tokenrec_jax.models.quantization import measure_usage
 from tokenrec_jax.sharding import fetch
-from tokenrec_jax.training.build import BuiltModel
+from tokenrec_jax.training.build import BuiltModel, first_state
 from tokenrec_jax.training.checkpoint import FINAL, CheckpointStore, Position
 from tokenrec_jax.training.loop import StageRun, run_stage
 from tokenrec_jax.training.metric_writer import MetricWriter
 from tokenrec_jax.training.reuse import reuse
 from tokenrec_jax.training.stages import abstract_stage, begin_stage, make_table_refresh
-from tokenrec_jax.training.state import Evaluator, TrainState, abstract_model, abstract_state, init_state, trained
+from tokenrec_jax.training.state import Evaluator, TrainState, abstract_model, abstract_state, trained
 from tokenrec_jax.training.step import check_batches, make_train_step
 from tokenrec_jax.training.workdir import Workdir
 from tokenrec_jax.types import Stage
@@ -80,7 +80,7 @@ def train(
         position = store.restore_position() or Position()
         writer = stack.enter_context(contextlib.closing(MetricWriter(workdir.path, resume_step=position.total_step)))
         if store.latest is None:
-            state = init_state(built.definition, seed=config.seed, mesh=mesh, pretrained=built.pretrained)
+            state = first_state(built, seed=config.seed, mesh=mesh)
             if donor is not None:
                 reused = reuse(state, donor, training=training, config=config, mesh=mesh)
                 state, position.seconds = reused.state, reused.seconds
