@@ -83,7 +83,7 @@ def tables(recommender: Recommender) -> dict[str, np.ndarray]:
     arrays = state.buffers["tables"]
     found = {name: np.asarray(arrays[name])[: counts[name[:4]]] for name in arrays if name[:4] in counts}
     found["inverse_sqrt_degree"] = np.asarray(arrays["inverse_sqrt_degree"])[: counts["item"]]
-    vectors, _ = recommender.retriever.look_up(state.buffers, state.index, np.arange(counts["item"], dtype=np.int32))
+    vectors, *_ = recommender.retriever.look_up(state.buffers, state.index, np.arange(counts["item"], dtype=np.int32))
     return found | {"index": np.asarray(vectors)}
 
 

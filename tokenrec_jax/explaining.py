@@ -15,6 +15,7 @@ def explanation(
     query: Float[np.ndarray, " emb"],
     vectors: Float[np.ndarray, "rows emb"],
     codes: Int[np.ndarray, "rows book"],
+    weight: float,
 ) -> Explanation:
     """Returns how an item relates to what a user has interacted with, and how it scores.
 
@@ -23,12 +24,12 @@ def explanation(
       user: its row.
       item: its row.
       query: of the user.
-      vectors: of the item, then of the user's history, then of anything; as long as the items weigh.
+      vectors: unit vectors of the item, then of the user's history, then of anything.
       codes: of the same items.
+      weight: what scores of the item are multiplied by.
     """
     history = catalogue.history(user)
-    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    cosines = unit[1 : 1 + len(history)] @ unit[0]
+    cosines = vectors[1 : 1 + len(history)] @ vectors[0]
     nearest = [
         Neighbour(
             item=catalogue.item_map.ids[history[at]],
@@ -43,7 +44,7 @@ def explanation(
         user=catalogue.user_map.ids[user],
         item=catalogue.item_map.ids[item],
         title=catalogue.titles[item],
-        score=float(vectors[0] @ query / np.linalg.norm(query)),
+        score=weight * float(vectors[0] @ query / np.linalg.norm(query)),
         codes=tuple(codes[0].tolist()),
         nearest=tuple(nearest),
     )

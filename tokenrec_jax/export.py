@@ -1,5 +1,6 @@
 """A trained run as a folder that `transformers` loads: language model, code tokens and tokenizer. Read `export`."""
 
+import copy
 import csv
 import pathlib
 from collections.abc import Iterable
@@ -26,9 +27,9 @@ def export(recommender: Recommender, folder: str) -> None:
 
     `config.json`, `model.safetensors` and the tokenizer's files are the language model with adapters merged into its
     weights and a token for each code behind its own vocabulary. `users.tsv` and `items.tsv` say which tokens stand for
-    whom. `tokenrec.safetensors` has the arrays of the projection head, and `item_vectors` [items, emb], unit length
-    but for items that were added, in the order of `items.tsv`. What makes queries, prompts and fold-in among it, is not
-    there: `export_portable` keeps all of it.
+    whom. `tokenrec.safetensors` has the arrays of the projection head, `item_vectors` [items, emb], unit length, in the
+    order of `items.tsv`, and, once items were added, `item_weights`, which their scores are multiplied by. What makes
+    queries, prompts and fold-in among it, is not there: `export_portable` keeps all of it.
 
     Args:
       recommender: of a finished run.
@@ -37,7 +38,8 @@ def export(recommender: Recommender, folder: str) -> None:
     Raises:
       ConfigError: the folder holds something, or cannot be written.
     """
-    path, recommender = empty_target(folder), recommender.snapshot()
+    # As it stands now, whatever is added meanwhile.
+    path, recommender = empty_target(folder), copy.copy(recommender)
     built, model, data = recommender.built, recommender.model, recommender.interactions
     names = built.vocabulary.code_token_names()
     tables = jax.device_get({side: getattr(model.tables, f"{side}_codes")[...] for side in ("user", "item")})
@@ -82,7 +84,8 @@ def _arrays(model: TokenRec, index: ItemIndex, num_items: int) -> dict[str, np.n
         for path, leaf in nnx.to_flat_state(nnx.state(model.head, nnx.Param))
         if path[0] != "item_residual"
     }
-    return head | {"item_vectors": np.asarray(index.vectors[:num_items])}
+    arrays = head | {"item_vectors": np.asarray(index.vectors[:num_items])}
+    return arrays if index.scale is None else arrays | {"item_weights": np.asarray(index.scale[:num_items])}
 
 
 def _token_strings(codes: np.ndarray, names: list[str], *, first: int, book_size: int) -> list[str]:

@@ -77,13 +77,15 @@ class Newcomers:
         catalogue = state.catalogue
         some = np.zeros(len(state.allowed), bool)
         some[_evenly(catalogue.num_items, min(max(catalogue.num_items // EVERY, 1), MOST_ITEMS))] = True
-        others = dataclasses.replace(state, allowed=put(fetch(state.allowed) & ~some, replicated(self._mesh)))
+        # Removed ones among them: what is removed when this is measured changes nothing.
+        others = (np.arange(len(some)) < catalogue.num_items) & ~some
+        others = dataclasses.replace(state, allowed=put(others, replicated(self._mesh)))
         queries, least, seen = _ask(others, some, searcher=self._searcher)
         rows = np.flatnonzero(some).astype(np.int32)
 
         def scores(params: Params, buffers: Params) -> Float[np.ndarray, "queries items"]:
             index = self._retriever.index(params, buffers, num_items=catalogue.num_items)
-            vectors, _ = fetch(self._retriever.look_up(buffers, index, rows))
+            vectors, *_ = fetch(self._retriever.look_up(buffers, index, rows))
             return np.where(seen, -np.inf, queries @ vectors.T)
 
         def weight(*, untouched: bool) -> float:
@@ -145,16 +147,15 @@ def fair_weight(
       least: what a score of the query must be above.
 
     Returns:
-      A weight above 0 and at most 1; 1 where no own score is above.
+      A weight above 0 and at most 1; 1 where no own score is above. Where the least score is not above zero no weight
+      decides, and the query does not count.
     """
-    places = int((own > least[:, None]).sum())
-    with np.errstate(divide="ignore", invalid="ignore"):
-        # Of a score above zero: the weight that it must have more than.
-        enough = np.where(new > 0, least[:, None] / new, np.inf)
-    enough = np.sort(enough, axis=None)
-    if not places or places >= enough.size:
-        return 1.0
-    return float(np.clip(enough[places], np.finfo(np.float32).tiny, 1.0))
+    counts = least > 0
+    new, own, least = new[counts], own[counts], least[counts][:, None]
+    places = int((own > least).sum())
+    # The weight that a score above zero must have more than.
+    enough = np.sort(np.divide(least, new, out=np.full_like(new, np.inf), where=new > 0), axis=None)
+    return min(1.0, float(enough[places])) if 0 < places < enough.size else 1.0
 
 
 def item_weights(catalogue: Catalogue, weights: Weights, *, rows: int) -> Float[np.ndarray, " rows"]:

@@ -4,7 +4,6 @@ Read `Recommender.load`, `recommend` and `add_interactions`. How additions becom
 are padded is in `requests.py`; the programs that turn histories into queries are in `retriever.py`.
 """
 
-import copy
 import dataclasses
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -41,7 +40,7 @@ class Recommender:
     """Recommends items to the users of a finished run, to new ones, and to anybody with a history of its items.
 
     All methods may be called from many threads. A request sees one state from its beginning to its end and never waits
-    for an addition; additions wait for each other.
+    for an addition; additions wait for each other. A shallow copy (`copy.copy`) is what it was: to be read only.
     """
 
     def __init__(
@@ -313,8 +312,9 @@ class Recommender:
         history = state.catalogue.history(row)
         queries = fetch(self._searcher.query(state, [history], user_codes=codes, size=self._searcher.sizes[0]))
         rows = rows_to_explain(target, history)
-        vectors, item_codes = fetch(self._retriever.look_up(state.buffers, state.index, rows))
-        return explanation(state.catalogue, row, target, query=queries[0], vectors=vectors, codes=item_codes)
+        vectors, codes, *weights = fetch(self._retriever.look_up(state.buffers, state.index, rows))
+        weight = float(weights[0][0]) if weights else 1.0
+        return explanation(state.catalogue, row, target, query=queries[0], vectors=vectors, codes=codes, weight=weight)
 
     def warm_up(self, *, batch_sizes: Sequence[int] = (1,), k: int = 10, longest: int = 1) -> None:
         """Compiles what requests, explanations and additions will run, so that the first ones are not slow.
@@ -323,15 +323,14 @@ class Recommender:
         as a user has, compiles anything. What serves k serves less, down to the power of two below it. An addition that
         the headroom does not suffice for compiles all of that again, for every call, before requests see what it added.
         """
-        state, asked = self._growable(), Shapes(tuple(batch_sizes), k, longest)
+        asked = Shapes(tuple(batch_sizes), k, longest)
+        self._growable()
         self._grower.warm_up()
-        # Another set, as an addition may be at work on this one.
-        self._warm = self._warm | {asked}
+        with self._changes:
+            # From here on larger tables come with their programs.
+            self._warm.add(asked)
+            state = self._state
         self._searcher.warm_up(state, {asked})
-
-    def snapshot(self) -> "Recommender":
-        """Returns this recommender as it stands now: what is added later does not show in it."""
-        return copy.copy(self)
 
     @property
     def index(self) -> ItemIndex:

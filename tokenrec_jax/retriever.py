@@ -32,8 +32,9 @@ class Retriever:
         self._templates = put({"seen": np.int32(0), "unseen": np.int32(built.unseen_template)}, replicated(mesh))
 
     def look_up(self, buffers: Params, index: ItemIndex, rows: Int[np.ndarray, " rows"]) -> list[jax.Array]:
-        """Returns the vectors in the space of the queries, as long as the items weigh, and the codes of some items."""
-        return self._rows([index.vectors, buffers["tables"]["item_codes"]], put(rows, replicated(self.mesh)))
+        """Returns the unit vectors in the space of the queries, the codes and, if any has one, the weights of items."""
+        tables = [index.vectors, buffers["tables"]["item_codes"], *([] if index.scale is None else [index.scale])]
+        return self._rows(tables, put(rows, replicated(self.mesh)))
 
     def index(
         self,

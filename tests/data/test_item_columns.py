@@ -66,3 +66,9 @@ def test_a_bad_value_on_a_line_of_several_objects_is_named_by_its_row(tmp_path):
     (tmp_path / "shop.jsonl").write_text(" ".join(map(json.dumps, objects)))
     with pytest.raises(DataError, match=r"shop.jsonl: row 6: item is missing"):
         read_source(DataConfig(source="interactions", path=str(tmp_path / "shop.jsonl")))
+
+
+def test_half_a_character_is_one_line(tmp_path):
+    (tmp_path / "shop.jsonl").write_text('{"user": "u", "item": "a\\ud800"}\n')
+    with pytest.raises(DataError, match=r"shop.jsonl: item: .*surrogates not allowed; text and numbers"):
+        read_source(DataConfig(source="interactions", path=str(tmp_path / "shop.jsonl")))

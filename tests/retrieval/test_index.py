@@ -74,3 +74,22 @@ def test_an_index_of_nothing_is_refused():
 def test_num_items_out_of_range(num_items):
     with pytest.raises(ConfigError, match=f"num_items: got {num_items}"):
         ItemIndex.build(VECTORS, metric="dot", num_items=num_items)
+
+
+@pytest.mark.parametrize("storage", ["float32", "bfloat16", "int8"])
+def test_scores_are_multiplied_by_weights_in_any_storage(storage):
+    rng = np.random.default_rng(0)
+    vectors, queries = rng.normal(size=(300, 16)).astype(np.float32), rng.normal(size=(5, 16)).astype(np.float32)
+    weights = jnp.asarray(rng.uniform(0.2, 1.0, 300), jnp.float32)
+    plain = ItemIndex.build(vectors, metric="cosine", storage=storage)
+    weighted = ItemIndex.build(vectors, metric="cosine", storage=storage, weights=weights)
+    expected = np.asarray(plain.score(queries))[:, :300] * np.asarray(weights)
+    np.testing.assert_allclose(np.asarray(weighted.score(queries))[:, :300], expected, rtol=1e-5, atol=1e-6)
+    found = weighted.search(queries, k=7)
+    np.testing.assert_array_equal(found.ids, np.argsort(-expected, axis=1)[:, :7])
+    np.testing.assert_allclose(found.scores, -np.sort(-expected, axis=1)[:, :7], rtol=1e-5, atol=1e-6)
+    assert weighted.storage == storage and weighted.recall(queries, k=7) == 1.0
+    # The vectors stay what they are, and new ones weigh 1.
+    np.testing.assert_array_equal(weighted.vectors, plain.vectors)
+    after = weighted.update([3], vectors[3:4])
+    np.testing.assert_allclose(after.score(queries)[:, 3], plain.score(queries)[:, 3], rtol=1e-5)

@@ -75,7 +75,7 @@ from tokenrec_jax.data.synthetic import synthetic_interactions
 from tokenrec_jax.evaluation import evaluator
 from tokenrec_jax.models import item_features
 from tokenrec_jax.recommender import Retriever
-from tokenrec_jax.sharding import make_mesh, put, put_batch, replicated
+from tokenrec_jax.sharding import batch_sharding, make_mesh, put, put_batch, replicated
 from tokenrec_jax.training.build import build_model
 from tokenrec_jax.training.step import make_train_step
 from tokenrec_jax.types import ConfigError, Stage
@@ -122,6 +122,16 @@ count = put(np.int32(300), replicated(mesh))
 assert evaluator.mesh_of(scores) is not None
 best = evaluator._best_positions.lower(*arguments, seen=seen, num_items=count, k=10, mesh=evaluator.mesh_of(scores))
 found["positions"] = moved(best.compile())
+# Of columns that the devices do not divide, too.
+odd = put(np.random.default_rng(0).normal(size=(32, 301)).astype(np.float32), batch_sharding(mesh))
+shown = [
+    evaluator._best_positions(
+        put(np.full(301, 99, np.int32), replicated(mesh)), odd, target,
+        seen=seen, num_items=put(np.int32(301), replicated(mesh)), k=10, mesh=over,
+    )
+    for over in (evaluator.mesh_of(odd), None)
+]
+assert evaluator.mesh_of(odd) is not None and np.array_equal(*shown) and np.min(shown[0]) == 1
 found["search"] = moved(type(index).search.lower(index, queries, k=10).compile())
 print(json.dumps(found))
 """

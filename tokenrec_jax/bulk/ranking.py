@@ -3,6 +3,7 @@
 What becomes of the result is the caller's business; the job that writes a file of it is in `job.py`.
 """
 
+import copy
 import dataclasses
 import math
 from collections.abc import Iterator
@@ -79,7 +80,8 @@ class BulkRanker:
     @classmethod
     def of(cls, recommender: Recommender, *, batch_size: int = 0) -> "BulkRanker":
         """Returns the ranker of a recommender, as it stands now."""
-        recommender = recommender.snapshot()
+        # As it stands now, whatever is added meanwhile.
+        recommender = copy.copy(recommender)
         model, retriever = recommender.model, recommender.retriever
         params, buffers = split(model)
         return cls(

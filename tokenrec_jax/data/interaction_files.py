@@ -211,8 +211,13 @@ def _read_named_json(path: pathlib.Path, names: list[str]) -> pa.Table:
     """Reads the named columns of JSON lines, whatever the others hold, slowly."""
     with path.open(encoding="utf-8-sig") as file:
         rows = [json.loads(text) for text in file if text.strip()]
-    present = [name for name in names if any(name in row for row in rows)]
-    return pa.table({name: pa.array([row.get(name) for row in rows]) for name in present})
+    columns = {}
+    for name in (name for name in names if any(name in row for row in rows)):
+        try:
+            columns[name] = pa.array([row.get(name) for row in rows])
+        except (UnicodeError, OverflowError, pa.ArrowException) as error:
+            raise DataError(f"{path}: {name}: {one_line(error)}; text and numbers of one type are due") from None
+    return pa.table(columns)
 
 
 def _json_complaint(path: pathlib.Path, names: list[str]) -> str:

@@ -12,6 +12,7 @@ The weights stay outside of the program, so that it is small and they are read o
 one for a single device: nothing in it knows of a mesh.
 """
 
+import copy
 import importlib.util
 import json
 import pathlib
@@ -56,7 +57,8 @@ def export_portable(recommender: Recommender, folder: str, *, k: int = 100) -> N
     path = empty_target(folder)
     if importlib.util.find_spec("flatbuffers") is None:
         raise ConfigError("--format=portable: the package flatbuffers is missing; pip install -e '.[portable]'")
-    recommender = recommender.snapshot()
+    # As it stands now, whatever is added meanwhile.
+    recommender = copy.copy(recommender)
     data, config = recommender.interactions, recommender.model.config
     k = min(k, data.num_items)
     program, weights = lower(recommender, k=k)
@@ -90,9 +92,9 @@ def lower(recommender: Recommender, *, k: int) -> tuple[bytes, dict[str, np.ndar
     excluded items anyhow.
     """
     definition, model = recommender.built.definition, recommender.model
-    items = recommender.index.vectors[: recommender.interactions.num_items]
-    allowed = recommender.allowed[: len(items)]
-    parts = {"model": split(model), "items": items, "allowed": allowed}
+    count, index = recommender.interactions.num_items, recommender.index
+    parts = {"model": split(model), "items": index.vectors[:count], "allowed": recommender.allowed[:count]}
+    parts["weights"] = jnp.ones(count) if index.scale is None else index.scale[:count]
     leaves, structure = jax.tree_util.tree_flatten_with_path(parts)
     arrays = {path_name(path): fetch(leaf) for path, leaf in leaves}
 
@@ -113,7 +115,8 @@ def lower(recommender: Recommender, *, k: int) -> tuple[bytes, dict[str, np.ndar
             return last_queries(merged, items=tree["items"], **given)[0]
 
         query = jax.vmap(query_of)(user, history)
-        return _top_k(normalize(query), tree["items"], allow=tree["allowed"], exclude=exclude, k=k)
+        items, weights, allow = tree["items"], tree["weights"], tree["allowed"]
+        return _top_k(normalize(query), items, weights=weights, allow=allow, exclude=exclude, k=k)
 
     def shapes() -> list[jax.ShapeDtypeStruct]:
         return [jax.ShapeDtypeStruct(arrays[name].shape, arrays[name].dtype) for name in names]
@@ -142,6 +145,7 @@ def _top_k(
     queries: Float[Array, "batch emb"],
     items: Float[Array, "items emb"],
     *,
+    weights: Float[Array, " items"],
     allow: Bool[Array, " items"],
     exclude: Int[Array, "batch seen"],
     k: int,
@@ -150,7 +154,7 @@ def _top_k(
 
     Differs: `retrieval/` selects as suits the machine that it runs on; this is the same result in plain operations.
     """
-    scores = similarities(queries, items)
+    scores = similarities(queries, items) * weights[None]
     allowed = allowed_items(exclude, num_rows=len(items), num_items=len(items), allow=allow[None])
     best, ids = jax.lax.top_k(jnp.where(allowed, scores, -jnp.inf), min(k, len(items)))
     return jnp.where(best > -jnp.inf, ids, PADDING), best

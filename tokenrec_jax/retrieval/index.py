@@ -38,13 +38,14 @@ class ItemIndex:
     """Searchable item vectors; a pytree, so it can be passed to jitted functions and be sharded.
 
     Attributes:
-      vectors: one item a row, under `cosine` as long as its weight, which is 1 unless one was given, in the type of the
-        storage; the rows from `num_items` on are zero padding.
+      vectors: one item a row, of length 1 under `cosine`, in the type of the storage; the rows from `num_items` on are
+        zero padding.
       num_items: how many rows are items; an array, so that a catalogue that grows within its padding does not
         recompile the search.
       metric: "cosine" or "dot".
       mesh: devices that the rows are cut over, None if they are whole.
-      scale: int8: what each row of `vectors` was divided by. None else.
+      scale: what products with each row of `vectors` are multiplied by: by the weight of the item, if items have any,
+        and by what an int8 row was divided by. None for nothing.
       exact: int8: the vectors in float32, by which the best candidates are ranked again. None else.
     """
 
@@ -74,7 +75,7 @@ class ItemIndex:
           num_items: how many of the rows are items, for tables that are padded already; None: all.
           storage: type that is searched, see `storage.py`.
           capacity: rows to make room for, so that items can be added without compiling anything again.
-          weights: what the scores of each item are multiplied by, None for nothing; `update` knows none.
+          weights: what the scores of each item are multiplied by, None for nothing; those of `update` weigh 1.
 
         Raises:
           ConfigError: an argument is out of range.
@@ -152,7 +153,10 @@ class ItemIndex:
     @jax.jit
     def score(self, queries: Float[Array, "batch emb"]) -> Float[Array, "batch items"]:
         """Returns the scores of all rows, padding included, which is what an evaluator wants."""
-        return search.similarities(self._prepared(queries), self.vectors if self.exact is None else self.exact)
+        if self.exact is not None:
+            return search.similarities(self._prepared(queries), self.exact)
+        scores = search.similarities(self._prepared(queries), self.vectors)
+        return scores if self.scale is None else scores * self.scale[None]
 
     def recall(self, queries: Float[Array, "batch emb"], *, k: int, recall_target: float | None = None) -> float:
         """Returns which share of the k best items a search finds, mean over the queries.
@@ -161,8 +165,8 @@ class ItemIndex:
         they are stored for bfloat16. So it is 1 unless the storage is int8 or `recall_target` is given.
         """
         found = self.search(queries, k=k, recall_target=recall_target).ids
-        vectors = self.vectors if self.exact is None else self.exact
-        best = dataclasses.replace(self, vectors=vectors, scale=None, exact=None).search(queries, k=k).ids
+        exact = self if self.exact is None else dataclasses.replace(self, vectors=self.exact, scale=None, exact=None)
+        best = exact.search(queries, k=k).ids
         hits, possible = jax.device_get(_count_hits(found, best))
         return float(hits / max(possible, 1))
 
@@ -255,11 +259,17 @@ def _prepare(
 ) -> Rows:
     """Returns rows to search, normalised if the metric wants it, with all rows from `num_items` on zero."""
     vectors = _measured(vectors, metric)
-    if weights is not None:
-        vectors = vectors * weights[:, None]
     is_item = jnp.arange(vectors.shape[0])[:, None] < num_items
     vectors = jnp.pad(jnp.where(is_item, vectors, 0), ((0, size - vectors.shape[0]), (0, 0)))
-    return encode(vectors, storage)
+    rows = encode(vectors, storage)
+    if weights is None:
+        return rows
+    weights = jnp.pad(weights, (0, size - len(weights)), constant_values=1.0)
+    return Rows(
+        rows.vectors,
+        weights if rows.scale is None else weights * rows.scale,
+        None if rows.exact is None else weights[:, None] * rows.exact,
+    )
 
 
 @functools.partial(jax.jit, donate_argnames=("index",))
@@ -267,6 +277,8 @@ def _update(index: ItemIndex, ids: Int[Array, " new"], vectors: Float[Array, "ne
     """Returns the index with rows replaced, in its own memory; ids of `PADDING` replace nothing."""
     rows = index._rows()
     new = encode(_measured(vectors, index.metric), index.storage)
+    if rows.scale is not None and new.scale is None:
+        new = new._replace(scale=jnp.ones(len(ids)))
     new = jax.tree.map(lambda value, table: value.astype(table.dtype), new, rows)
 
     def replace(rows: Rows, ids: Array, new: Rows, *, first: int | Array = 0) -> Rows:

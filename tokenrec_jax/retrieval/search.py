@@ -5,6 +5,7 @@ stored in `index.py`.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -123,6 +124,8 @@ def best_of_scores(scores: Float[Array, "batch items"], allowed: Bool[Array, "ba
         best = merge(ids, found, k=k, tiling=ACCELERATOR)
         return best.ids, best.scores
 
+    missing = -scores.shape[1] % math.prod(mesh.shape[axis] for axis in ROW_AXES)
+    scores, allowed = (jnp.pad(each, ((0, 0), (0, missing))) for each in (scores, allowed))
     cut = PartitionSpec(DATA, ROW_AXES)
     ids, found = over_devices(local, mesh, in_specs=(cut, cut), out_specs=PartitionSpec(DATA))(scores, allowed)
     return TopK(ids=ids, scores=found)

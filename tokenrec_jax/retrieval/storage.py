@@ -38,6 +38,6 @@ def encode(vectors: Float[Array, "items emb"], storage: str) -> Rows:
 
 def name_of(rows: Rows) -> Storage:
     """Returns the storage of rows."""
-    if rows.scale is not None:
+    if rows.vectors.dtype == jnp.int8:
         return "int8"
     return "bfloat16" if rows.vectors.dtype == jnp.bfloat16 else "float32"
