@@ -54,6 +54,9 @@ class DataConfig:
     min_rating: float = 0.0
     # k of the k-core filter: users and items with fewer interactions go, repeatedly. At least 3 are needed a user.
     min_interactions: int = 0
+    # Newest interactions of each user that are left out before all else, as if the data had ended earlier: a backtest,
+    # whose targets are others. Users with fewer than 3 left go, items stay.
+    drop_newest: int = 0
     # Seed of the `synthetic` source, apart from the run's, so that seeds share one data set.
     synthetic_seed: int = 0
     # Size of the `synthetic` source.

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import datetime
 import json
 import types
@@ -29,6 +30,17 @@ def test_reference_layout_is_read_in_the_order_of_the_dense_ids(tmp_path):
     assert data.timestamps is None
     assert data.item_titles is None
     assert data.item_attributes is None
+
+
+def test_a_backtest_shares_what_was_prepared(tmp_path):
+    config = DataConfig(source="tokenrec", path=str(write_layout(tmp_path / "Tiny")), cache_dir=str(tmp_path / "cache"))
+    whole = load_interactions(config)
+    earlier = load_interactions(dataclasses.replace(config, drop_newest=1))
+    assert [earlier.history(user).tolist() for user in range(2)] == [[0, 1, 2], [5, 4, 3]]
+    assert earlier.user_ids == ("u0", "u1") and earlier.num_items == whole.num_items == 6
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    with pytest.raises(ConfigError, match=r"data.drop_newest -1; 0 or more is due"):
+        load_interactions(dataclasses.replace(config, drop_newest=-1))
 
 
 def test_reference_layout_takes_blank_lines_windows_line_ends_and_shuffled_lists(tmp_path):

@@ -106,6 +106,38 @@ class Interactions:
         times = None if self.timestamps is None else self.timestamps[keep]
         return dataclasses.replace(self, indptr=indptr, items=self.items[keep], timestamps=times)
 
+    def as_of(self, count: int) -> "Interactions":
+        """Returns the data set as it was `count` interactions of each user earlier; items stay, touched or not.
+
+        Users with fewer than `MIN_HISTORY` interactions left go, and `dropped` says how many rows went.
+
+        Raises:
+          DataError: nobody has as many left.
+        """
+        if not count:
+            return self
+        earlier = self.without_last(count)
+        lengths = np.diff(earlier.indptr)
+        stay = lengths >= MIN_HISTORY
+        if not stay.any():
+            raise DataError(
+                f"{self.name}: no user has {MIN_HISTORY} interactions but the newest {count}; leave out fewer"
+            )
+        rows = np.repeat(stay, lengths)
+        times = earlier.timestamps
+        gone = {
+            f"newest {count} of a user": len(self.items) - len(rows),
+            "of users with too few left": int((~rows).sum()),
+        }
+        return dataclasses.replace(
+            earlier,
+            user_ids=tuple(user for user, stays in zip(self.user_ids, stay, strict=True) if stays),
+            indptr=np.concatenate([[0], np.cumsum(lengths[stay])]),
+            items=earlier.items[rows],
+            timestamps=None if times is None else times[rows],
+            dropped=self.dropped | {reason: number for reason, number in gone.items() if number},
+        )
+
     def validated(self) -> "Interactions":
         """Returns itself if it is sound: what every source calls before it hands a data set out.
 

@@ -25,8 +25,8 @@ from tokenrec_jax.data.synthetic import synthetic_interactions
 from tokenrec_jax.data.tfds_builders import FORMAT_VERSION, read_prepared, write_prepared
 from tokenrec_jax.types import ConfigError, DataError
 
-# Fields that do not change what is read. The path counts through the content of its files.
-_IRRELEVANT = ("path", "cache_dir", "max_history", "history_buckets", "bucket_batches")
+# Fields that do not change what is kept. The path counts through the content of its files.
+_IRRELEVANT = ("path", "cache_dir", "drop_newest", "max_history", "history_buckets", "bucket_batches")
 
 
 def load_interactions(config: DataConfig) -> Interactions:
@@ -56,6 +56,7 @@ def load_interactions(config: DataConfig) -> Interactions:
                 f"{cache}: cannot keep prepared data here ({error.strerror}); set data.cache_dir or "
                 "$TOKENREC_CACHE to a folder that may be written and has space"
             ) from None
+    interactions = interactions.as_of(config.drop_newest)
     kept = len(interactions.items)
     logging.info(
         "%s: %d users, %d items, %d interactions; %s",
@@ -136,9 +137,10 @@ def _check(config: DataConfig) -> None:
     """Raises a ConfigError about options that do not fit each other or the source."""
     if config.source not in SOURCES:
         raise ConfigError(f"data.source {config.source!r} is unknown; allowed are {', '.join(SOURCES)}")
-    if config.min_rating < 0 or config.min_interactions < 0:
+    if min(config.min_rating, config.min_interactions, config.drop_newest) < 0:
         raise ConfigError(
-            f"data.min_rating {config.min_rating:g}, data.min_interactions {config.min_interactions}; 0 or more is due"
+            f"data.min_rating {config.min_rating:g}, data.min_interactions {config.min_interactions}, data.drop_newest "
+            f"{config.drop_newest}; 0 or more is due"
         )
     if config.source in ("tokenrec", "synthetic") and (config.min_rating or config.min_interactions):
         raise ConfigError(

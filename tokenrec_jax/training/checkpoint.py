@@ -8,6 +8,7 @@ import dataclasses
 import errno
 import functools
 import json
+import logging
 import math
 import os
 import pathlib
@@ -75,6 +76,7 @@ class CheckpointStore:
 
     def __init__(self, workdir: pathlib.Path):
         """Opens the folder; nothing is made before states are asked for."""
+        _write_small_arrays_whole()
         self._root = (workdir / "checkpoints").resolve()
         self._models = ocp.StandardCheckpointer()
 
@@ -207,6 +209,24 @@ class CheckpointStore:
                 self._states.wait_until_finished()
                 self._states.close()
             self._models.close()
+
+
+@functools.cache
+def _write_small_arrays_whole() -> None:
+    """Lets one device write an array below a MiB a device, however many hold it.
+
+    Orbax cuts each into a slice for every device, and compiles a program for every kind of slice: for small arrays that
+    takes far longer than it saves.
+    """
+    # It is one setting for the process, and Orbax warns of the change that is asked for.
+    warnings = logging.getLogger("absl")
+    warnings.disabled = True
+    try:
+        ocp.type_handlers.register_type_handler(
+            jax.Array, ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=2**20), override=True
+        )
+    finally:
+        warnings.disabled = False
 
 
 def _draft(target: pathlib.Path) -> pathlib.Path:

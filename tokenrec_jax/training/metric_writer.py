@@ -3,6 +3,7 @@
 import contextlib
 import json
 import pathlib
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -35,8 +36,9 @@ class MetricWriter:
         kept = [event for event in read_json_lines(path) if event.get("step", 0) <= resume_step]
         if not self._writes:
             return
-        # Imports PyTorch where it is installed: two seconds that only a training should take.
-        from tensorboardX import SummaryWriter
+        with _without_torch():
+            # Only a training should take the time.
+            from tensorboardX import SummaryWriter
 
         with self._refusals():
             write_whole(path, "".join(map(_line, kept)))
@@ -66,6 +68,20 @@ class MetricWriter:
             yield
         except OSError as error:
             raise storage_error(self.folder, error.strerror or str(error)) from error
+
+
+@contextlib.contextmanager
+def _without_torch() -> Iterator[None]:
+    """Keeps tensorboardX from importing PyTorch, where it is installed: seconds, for types that it never sees here."""
+    if "torch" in sys.modules:
+        yield
+        return
+    # An import of it fails then, as if it were not installed.
+    sys.modules["torch"] = None  # pyright: ignore[reportArgumentType]
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]
 
 
 def _line(event: Mapping[str, Any]) -> str:
