@@ -367,6 +367,7 @@ def test_a_grid_as_a_user_runs_it(tmp_path):
     """Two cells with a prompt that was not trained on; the second command finds all done."""
     grid = tmp_path / "grid.py"
     short = {"data.cache_dir": str(tmp_path / "cache"), "train.steps": 2, "data.history_buckets": ()}
+    short["evaluation.baselines"] = False
     grid.write_text(
         '"""A question."""\nfrom experiments.ablation.grid import Cell, Grid\n'
         f"SHORT = {short!r}\n"

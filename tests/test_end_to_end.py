@@ -130,18 +130,23 @@ def test_a_bundle_is_a_run_that_only_recommends(trained, tmp_path):
     assert again.returncode == 1 and "is there already" in again.stderr
 
 
-def test_recommend_prints_rank_id_title_score(trained):
-    workdir, _, _ = trained
-    done = command("recommend", f"--workdir={workdir}", "--user=c5", "--k=7")
+@pytest.fixture(scope="module")
+def recommended(trained) -> list[list[str]]:
+    """What the command prints for user c5, by lines and words."""
+    done = command("recommend", f"--workdir={trained[0]}", "--user=c5", "--k=7")
     assert done.returncode == 0, done.stderr
-    rows = [line.split() for line in done.stdout.splitlines()]
+    return [line.split() for line in done.stdout.splitlines()]
+
+
+def test_recommend_prints_rank_id_title_score(recommended):
+    rows = recommended
     assert [row[0] for row in rows] == [str(rank) for rank in range(1, 8)]
     assert all(row[1] == f"sku-{row[3]}" and row[2] == "Thing" for row in rows)
     scores = [float(row[4]) for row in rows]
     assert scores == sorted(scores, reverse=True)
 
 
-def test_the_recommender_excludes_what_was_seen_and_agrees_with_the_command(trained):
+def test_the_recommender_excludes_what_was_seen_and_agrees_with_the_command(trained, recommended):
     workdir, _, _ = trained
     recommender = Recommender.load(str(workdir))
     users = ["c5", "c0", "c77"]
@@ -155,8 +160,7 @@ def test_the_recommender_excludes_what_was_seen_and_agrees_with_the_command(trai
     with_seen = recommender.recommend(["c5"], k=60, exclude_seen=False)[0]
     assert len(with_seen) == 60
     np.testing.assert_allclose([r.score for r in with_seen], sorted((r.score for r in with_seen), reverse=True))
-    printed = command("recommend", f"--workdir={workdir}", "--user=c5", "--k=3").stdout.splitlines()
-    assert [line.split()[1] for line in printed] == [r.item for r in found[0][:3]]
+    assert [row[1] for row in recommended] == [r.item for r in found[0][:7]]
     with pytest.raises(DataError, match="user 'nobody': not among the 120 users"):
         recommender.recommend(["nobody"])
 

@@ -1,4 +1,4 @@
-"""Two processes of four devices train as one process of eight, stop together, and go on after one was killed."""
+"""Two processes of two devices train as one process of four, stop together, and go on after one was killed."""
 
 import json
 import os
@@ -166,10 +166,10 @@ def training(folder: pathlib.Path, name: str) -> list[str]:
 
 @pytest.mark.slow
 def test_two_processes_killed_and_resumed_equal_one(tmp_path):
-    command = ["bash", "launch/multiprocess.sh", "2", "4", "--", *training(tmp_path, "two")]
+    command = ["bash", "launch/multiprocess.sh", "2", "2", "--", *training(tmp_path, "two")]
     output = tmp_path / "killed.log"
     with output.open("w") as file:
-        launcher = subprocess.Popen(command, cwd=REPOSITORY, env=environment(4), stdout=file, stderr=file)
+        launcher = subprocess.Popen(command, cwd=REPOSITORY, env=environment(2), stdout=file, stderr=file)
         states = tmp_path / "two" / "checkpoints" / "state"
         while launcher.poll() is None and not (states / "4").exists():
             time.sleep(0.05)
@@ -181,7 +181,7 @@ def test_two_processes_killed_and_resumed_equal_one(tmp_path):
     assert children(launcher.pid, "--process_id=0") == [] and not (tmp_path / "two" / "result.json").exists()
 
     resumed = subprocess.run(
-        command, cwd=REPOSITORY, env=environment(4), capture_output=True, text=True, timeout=300, check=False
+        command, cwd=REPOSITORY, env=environment(2), capture_output=True, text=True, timeout=300, check=False
     )
     assert resumed.returncode == 0, resumed.stdout[-3000:]
     assert "[0] [" in resumed.stdout and "resuming at stage collaborative, step 4" in resumed.stdout
@@ -190,7 +190,7 @@ def test_two_processes_killed_and_resumed_equal_one(tmp_path):
     alone = subprocess.run(
         [sys.executable, "-m", "experiments.train", *training(tmp_path, "one")],
         cwd=REPOSITORY,
-        env=environment(8),
+        env=environment(4),
         capture_output=True,
         text=True,
         check=False,
