@@ -18,11 +18,13 @@ _BEAUTY = Chosen(
     _BUCKETS,
     StageConfig(steps=20_000, batch_size=128, learning_rate=3e-3, eval_every=1000),
 )
+_SMALL = Chosen(TigerConfig(dropout=0.2), _BUCKETS, StageConfig(steps=6000, batch_size=128, learning_rate=3e-3))
 _CHOSEN = {
     "beauty": _BEAUTY,
     # Never looked at.
     "clothing": _BEAUTY,
-    "lastfm": Chosen(TigerConfig(dropout=0.2), _BUCKETS, StageConfig(steps=6000, batch_size=128, learning_rate=3e-3)),
+    "lastfm": _SMALL,
+    "quickstart": _SMALL,
     "tiny": Chosen(
         TigerConfig(size="tiny", dropout=0.0, book_size=16, vector_dim=16),
         (6, 12),
