@@ -10,12 +10,14 @@ from tokenrec_jax.config import Config
 _TUNING = recipes.Tuning(
     steps=150,
     batch_size=128,
-    learning_rate=0.0001,
+    learning_rate=0.001,
     dropout=0.5,
     temperature=0.1,
     eval_every=15,
     graph_temperature=0.2,
     graph_steps=400,
+    item_dropout=0.2,
+    sent_residual=True,
     bucket_batches=False,
 )
 
