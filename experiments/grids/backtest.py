@@ -4,7 +4,8 @@ Each cell leaves out the newest interactions of every user, trains on what is ol
 one makes targets of those by which recipes were chosen, so that is no cell.
 
 Command: python -m experiments.ablate --grid=experiments/grids/backtest.py:lastfm --workdir=runs/backtest
-Minutes on two cores: not run.
+Minutes: 33 for three seeds of the two cells that leave something out, one core beside another run; the table is in
+experiments/README.md.
 """
 
 from experiments.ablation.grid import Cell, Grid
