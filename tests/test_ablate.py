@@ -366,8 +366,8 @@ def test_shipped_grids_can_be_planned(path, tmp_path, monkeypatch):
 def test_a_grid_as_a_user_runs_it(tmp_path):
     """Two cells with a prompt that was not trained on; the second command finds all done."""
     grid = tmp_path / "grid.py"
-    short = {"data.cache_dir": str(tmp_path / "cache"), "train.steps": 2, "data.history_buckets": ()}
-    short["evaluation.baselines"] = False
+    short = {"train.steps": 2, "data.history_buckets": (), "evaluation.baselines": False}
+    short["data.cache_dir"] = str(tmp_path / "cache")
     grid.write_text(
         '"""A question."""\nfrom experiments.ablation.grid import Cell, Grid\n'
         f"SHORT = {short!r}\n"

@@ -15,14 +15,14 @@ def test_a_sound_set_is_returned_as_it_is():
 
 def test_as_it_was_earlier_users_with_too_little_go_and_items_stay():
     data = sample()
-    earlier = data.as_of(1).validated()
+    earlier = data.ended_earlier(1).validated()
     assert earlier.user_ids == ("b",) and earlier.item_ids == data.item_ids
     assert earlier.history(0).tolist() == [3, 2, 1] and earlier.num_users == 1
     assert earlier.timestamps is not None and earlier.timestamps.tolist() == [0, 1, 2]
     assert earlier.dropped == {"rated below 4": 7, "newest 1 of a user": 3, "of users with too few left": 4}
-    assert data.as_of(0) is data
+    assert data.ended_earlier(0) is data
     with pytest.raises(DataError, match="sample: no user has 3 interactions but the newest 2; leave out fewer"):
-        data.as_of(2)
+        data.ended_earlier(2)
 
 
 @pytest.mark.parametrize(

@@ -49,16 +49,20 @@ for mesh in json.loads(sys.argv[2]):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["tiny", "llama-tiny"])
-def test_nothing_depends_on_the_mesh(preset):
-    done = run_python(PROGRAM, preset, json.dumps([(1, 1, 1), (2, 2, 2)]))
-    one, many = [json.loads(line) for line in done.splitlines()]
-    assert (one.pop("shards"), many.pop("shards")) == (1, 4)
-    assert many.pop("items") == one["items"]
-    np.testing.assert_allclose(many.pop("metrics"), one["metrics"], rtol=1e-6)
-    for stage, found in many.items():
-        # Float32 sums in another order; after three steps of Adam the difference has grown to this at most.
-        np.testing.assert_allclose(found, one[stage], rtol=5e-4, err_msg=stage)
+@pytest.mark.parametrize(
+    ("preset", "meshes"), [("tiny", ((2, 2, 2), (2, 4, 1))), ("llama-tiny", ((2, 2, 2), (8, 1, 1)))]
+)
+def test_nothing_depends_on_the_mesh(preset, meshes):
+    done = run_python(PROGRAM, preset, json.dumps([(1, 1, 1), *meshes]))
+    one, *others = [json.loads(line) for line in done.splitlines()]
+    assert one.pop("shards") == 1
+    for mesh, many in zip(meshes, others, strict=True):
+        assert many.pop("shards") == mesh[1] * mesh[2]
+        assert many.pop("items") == one["items"]
+        np.testing.assert_allclose(many.pop("metrics"), one["metrics"], rtol=1e-6)
+        for stage, found in many.items():
+            # Float32 sums in another order; after three steps of Adam the difference has grown to this at most.
+            np.testing.assert_allclose(found, one[stage], rtol=5e-4, err_msg=f"{mesh} {stage}")
 
 
 COLLECTIVES = """

@@ -106,10 +106,14 @@ class Interactions:
         times = None if self.timestamps is None else self.timestamps[keep]
         return dataclasses.replace(self, indptr=indptr, items=self.items[keep], timestamps=times)
 
-    def as_of(self, count: int) -> "Interactions":
-        """Returns the data set as it was `count` interactions of each user earlier; items stay, touched or not.
+    def ended_earlier(self, count: int) -> "Interactions":
+        """Returns the data set as if each user's newest `count` interactions had not happened yet, for backtests.
 
-        Users with fewer than `MIN_HISTORY` interactions left go, and `dropped` says how many rows went.
+        As `without_last`, but a data set of its own: users with fewer than `MIN_HISTORY` interactions left go, and
+        `dropped` says how many rows went. Items stay, touched or not.
+
+        Args:
+          count: interactions of each user, 0 or more.
 
         Raises:
           DataError: nobody has as many left.

@@ -56,7 +56,7 @@ def load_interactions(config: DataConfig) -> Interactions:
                 f"{cache}: cannot keep prepared data here ({error.strerror}); set data.cache_dir or "
                 "$TOKENREC_CACHE to a folder that may be written and has space"
             ) from None
-    interactions = interactions.as_of(config.drop_newest)
+    interactions = interactions.ended_earlier(config.drop_newest)
     kept = len(interactions.items)
     logging.info(
         "%s: %d users, %d items, %d interactions; %s",
